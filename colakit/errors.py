@@ -1,0 +1,43 @@
+"""The errors that are the user's to mend: one clear message, exit code 2. Anything else is a bug and shows its traceback."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class ColakitError(Exception):
+    """Base of all errors whose message is written for the user."""
+
+
+class DataError(ColakitError):
+    """A source, tokenizer or split that cannot be used: names the file (and line), and what to do."""
+
+
+class CheckpointError(ColakitError):
+    """A saved run that is missing, incomplete or does not fit."""
+
+
+class RunError(ColakitError):
+    """A run folder that cannot be created or written."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a configuration: which field, what value, which rule, what to do."""
+
+    field: str
+    value: object
+    rule: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.field} = {self.value!r}: {self.rule}. {self.fix}"
+
+
+class ConfigError(ColakitError):
+    """All problems of one configuration, shown together."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        head = "1 problem" if count == 1 else f"{count} problems"
+        super().__init__("\n".join([f"{head} in the configuration:", *(f"  {p}" for p in self.problems)]))
