@@ -1,4 +1,4 @@
-"""The errors that are the user's to mend: one clear message, exit code 2. Anything else is a bug and shows its traceback."""
+"""The errors that are the user's to mend: one clear message, exit code 2. Anything else is a bug: traceback, exit 1."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

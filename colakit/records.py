@@ -91,7 +91,7 @@ class RunSummary(Record):
 
 @dataclass(frozen=True)
 class BenchRecord(Record):
-    """Speed and peak memory of one preset at one batch size; a figure that could not be had is None, with the reason."""
+    """Speed and peak memory of one preset at one batch size; what could not be had is None, with the reason."""
 
     preset: str
     batch_size: int

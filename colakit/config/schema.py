@@ -1,0 +1,160 @@
+"""The configuration of a run: frozen pydantic models, strict types, unknown keys refused.
+
+This file owns the fields, their defaults and their ranges. Rules that join several fields live in `rules`; presets,
+``--set`` and the origin of each value in `load`. Defaults follow the paper's Table 2 and `cola-smollm2`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+DEFAULT_FAN_RATIO = 0.15
+
+
+class Section(BaseModel):
+    """Base of the sections: immutable, strict, no unknown key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelConfig(Section):
+    """The transformer: sizes, and which variant of each part."""
+
+    d_model: Positive = Field(768, description="width of the residual stream")
+    n_layers: Positive = Field(12, description="number of blocks")
+    n_heads: Positive = Field(12, description="query heads")
+    n_kv_heads: Positive = Field(6, description="key and value heads, each shared by n_heads / n_kv_heads query heads")
+    d_ff: Positive = Field(2048, description="inner width of the SwiGLU feed-forward")
+    vocab_size: Annotated[int, Field(ge=2)] = Field(49_152, description="rows of the embedding")
+    seq_len: Positive = Field(1024, description="tokens per sequence")
+    rope_theta: PositiveFloat = Field(10_000.0, description="base of the rotary position angles")
+    linear: Literal["dense", "cola"] = Field("cola", description="projections: full matrices, or B·gelu(A·x)")
+    rank: Positive | None = Field(None, description="low-rank width of every CoLA layer; unset: d_in // 4 per layer")
+    fan: Literal["none", "qkv", "input"] = Field(
+        "none",
+        description="Fourier features: inside Q, K and V (CoLA_FAN), or one FAN layer before them (ATF)",
+    )
+    fan_ratio: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
+        DEFAULT_FAN_RATIO,
+        description="share p of the output width for each of cos and sin; used where fan is not none",
+    )
+    norm: Literal["pre", "post", "hybrid", "listing"] = Field(
+        "hybrid", description="norm placement: eq. 1, eq. 2, eq. 3–7, or the block listed in §2.1.1"
+    )
+    qkv_norm: Literal["rms", "l2", "none"] | None = Field(
+        None, description="norm of Q, K, V per head; unset: rms for hybrid and listing, none for pre and post"
+    )
+    norm_eps: PositiveFloat = Field(1e-8, description="epsilon of every RMSNorm")
+    fan_dropout: Probability = Field(0.0, description="dropout inside both branches of CoLA_FAN, at depth 0")
+    fan_dropout_growth: NonNegativeFloat = Field(
+        0.0, description="the dropout at depth i is fan_dropout · (1 + fan_dropout_growth · i)"
+    )
+    post_attention_dropout: Probability = Field(0.0, description="dropout after the attention's output projection")
+    final_dropout: Probability = Field(0.0, description="dropout after the final norm")
+    attention_dropout: Probability = Field(0.0, description="dropout of the attention weights, inside the kernel")
+    attention: Literal["auto", "flash", "sdpa", "reference"] = Field(
+        "auto", description="attention backend; auto: flash-attn on CUDA where installed, else PyTorch's SDPA"
+    )
+    tie_embeddings: bool = Field(False, description="the output projection is the embedding matrix")
+    remat: Literal["none", "cola_m"] = Field(
+        "none",
+        description="cola_m: keep only the rank-r activations for the backward pass, recompute the rest",
+    )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def kv_width(self) -> int:
+        """Width of K and of V over all their heads."""
+        return self.n_kv_heads * self.head_dim
+
+    @property
+    def effective_qkv_norm(self) -> Literal["rms", "l2", "none"]:
+        """`qkv_norm`, or what `norm` asks for where it is unset: eq. 3 is part of HybridNorm and of the listing."""
+        if self.qkv_norm is not None:
+            return self.qkv_norm
+        return "rms" if self.norm in ("hybrid", "listing") else "none"
+
+    def rank_of(self, d_in: int) -> int:
+        """Rank of a CoLA layer that reads `d_in` features (§2.2: d_in / 4 unless set)."""
+        return self.rank if self.rank is not None else max(1, d_in // 4)
+
+
+class OptimConfig(Section):
+    """The optimizer, Table 2 of the paper."""
+
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="what updates the matrices; the rest is AdamW's")
+    lr: PositiveFloat = Field(5e-4, description="peak learning rate, of both parts")
+    weight_decay: NonNegativeFloat = Field(0.01, description="decoupled; not on norms, biases and gates")
+    beta1: Probability = Field(0.9, description="AdamW: decay of the first moment")
+    beta2: Probability = Field(0.95, description="AdamW: decay of the second moment")
+    eps: PositiveFloat = Field(1e-8, description="AdamW: epsilon")
+    momentum: Probability = Field(0.95, description="Muon: momentum, Nesterov")
+    ns_steps: Annotated[int, Field(ge=1, le=20)] = Field(5, description="Muon: Newton–Schulz iterations")
+    warmup_steps: NonNegative = Field(2000, description="linear warm-up; a run shorter than it gets max_steps // 10")
+    min_lr_frac: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.0, description="floor of the cosine, as a share of lr"
+    )
+    grad_clip: PositiveFloat = Field(1.0, description="largest global gradient norm")
+
+
+class DataConfig(Section):
+    """Where text comes from, and what cuts it into tokens."""
+
+    source: Literal["stdlib", "files", "hub"] = Field(
+        "stdlib", description="the running Python's own library, local files, or a Hugging Face dataset"
+    )
+    path: str | None = Field(None, description="files: a file, folder or glob of .txt, .jsonl, .jsonl.gz, .parquet")
+    dataset: str | None = Field(None, description="hub: the dataset's name")
+    dataset_config: str | None = Field(None, description="hub: the dataset's configuration")
+    tokenizer: str = Field(
+        "bpe",
+        description="bpe: a byte-level BPE trained on the source; else a hub name, folder or tokenizer.json",
+    )
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.01, description="share of documents held out")
+    cache_dir: str | None = Field(
+        None, description="prepared data and trained tokenizers; unset: the user's cache folder"
+    )
+
+
+class TrainConfig(Section):
+    """The length, batches and machine of a run."""
+
+    max_steps: Positive = Field(10_000, description="optimizer steps")
+    batch_size: Positive = Field(16, description="sequences per optimizer step")
+    micro_batch_size: Positive | None = Field(
+        None, description="most sequences per forward and backward pass; unset: batch_size"
+    )
+    seed: NonNegative = Field(0, description="of initialisation, dropout and data order")
+    eval_every: Positive = Field(500, description="steps between evaluations; one more at the end")
+    eval_tokens: Positive = Field(262_144, description="most held-out tokens per evaluation")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of the products; auto: bfloat16 where the GPU multiplies it natively, else float32",
+    )
+    sample_tokens: NonNegative = Field(64, description="tokens continued from a held-out prompt at the end")
+
+    @property
+    def effective_micro_batch_size(self) -> int:
+        """Sequences per forward and backward pass: `micro_batch_size` is an upper limit."""
+        return min(self.micro_batch_size or self.batch_size, self.batch_size)
+
+
+class RunConfig(Section):
+    """Everything that makes a run."""
+
+    preset: str = Field("custom", description="the preset's name, for reports and run folders")
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()

@@ -1,0 +1,41 @@
+"""``--smoke``: the overlay that shrinks any preset to what two CPU cores train in about a minute, keeping its kind.
+
+Only sizes, lengths, the learning rate and the data change. Which layers, norms, dropouts and optimizer a preset has
+stays as it is, so a smoke run exercises the code of the real one.
+"""
+
+from typing import Any
+
+from colakit.config.schema import RunConfig
+
+
+def overlay(config: RunConfig) -> dict[str, dict[str, Any]]:  # Any: TOML values
+    """The values ``--smoke`` puts over the preset's `config`."""
+    muon = config.optim.optimizer == "muon"
+    return {
+        "model": {
+            "d_model": 256,
+            "n_layers": 4,
+            "n_heads": 4,
+            "n_kv_heads": 2,
+            "d_ff": 704,
+            "vocab_size": 4096,
+            "seq_len": 256,
+            **({"rank": 64} if config.model.rank is not None else {}),
+        },
+        "optim": {"lr": 3e-3 if muon else 2e-3, "warmup_steps": 20},
+        "data": {
+            "source": "stdlib",
+            "dataset": None,
+            "dataset_config": None,
+            "path": None,
+            "tokenizer": "bpe",
+        },
+        "train": {
+            "max_steps": 120,
+            "batch_size": 16,
+            "micro_batch_size": None,
+            "eval_every": 30,
+            "eval_tokens": 32_768,
+        },
+    }
