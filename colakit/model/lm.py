@@ -1,0 +1,144 @@
+"""The language model: embedding, blocks, final norm, head; and the one place where a configuration chooses the parts.
+
+Shapes: B batch, T time, D d_model, V vocab.
+"""
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from colakit.model import init, naming, remat
+from colakit.model.attention import Attention, L2Norm
+from colakit.model.backends import attention_backend
+from colakit.model.block import Block, GatedResidual
+from colakit.model.config import LMConfig
+from colakit.model.linear import FAN, CoLA, Dense, ParamRole, Projections, low_rank_projections
+from colakit.model.mlp import MLP
+from colakit.model.rope import Rotary
+
+
+class LM(nn.Module):
+    """A decoder-only transformer. `forward` gives logits; training takes `hidden` and applies `head` in chunks."""
+
+    def __init__(self, config: LMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tok_embed = nn.Embedding(config.vocab_size, config.d_model)
+        rope = Rotary(config.head_dim, config.seq_len, config.rope_theta)
+        self.blocks = nn.ModuleList(_block(config, depth, rope) for depth in range(config.n_layers))
+        self.norm = _norm(config)
+        self.final_dropout = nn.Dropout(config.final_dropout)
+        self.output = None if config.tie_embeddings else _head(config)
+        self.register_state_dict_post_hook(naming.publish)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.register_load_state_dict_pre_hook(naming.restore)  # type: ignore[no-untyped-call]
+        self.run_block = remat.cola_m if config.remat == "cola_m" else remat.plain
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """tokens [B, T] int64 → the normalised last hidden states [B, T, D]."""
+        # Rows of length 1 are scaled to a mean square of 1 here, so that Adam's steps are large beside them and one
+        # matrix can serve as embedding and as head.
+        x: Tensor = self.tok_embed(tokens) * math.sqrt(self.config.d_model)
+        for block in self.blocks:
+            x = self.run_block(block, x)
+        out: Tensor = self.final_dropout(self.norm(x))
+        return out
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """hidden [..., D] → logits [..., V]."""
+        if self.output is None:
+            return F.linear(hidden, self.tok_embed.weight)
+        logits: Tensor = self.output(hidden)[0]
+        return logits
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens [B, T] int64 → logits [B, T, V] of the token that follows each."""
+        return self.head(self.hidden(tokens))
+
+    def init_weights(self, seed: int) -> None:
+        """Draw every parameter from a generator of its own, so that no global random state is touched."""
+        generator = torch.Generator(device=self.tok_embed.weight.device).manual_seed(seed)
+        init.init_embedding(self.tok_embed.weight, generator)
+        residual_gain = 1.0 / math.sqrt(2 * self.config.n_layers)
+        for module in self.modules():
+            if isinstance(module, Projections):
+                writes_residual = not module.parts.keys().isdisjoint({"o_proj", "down_proj"})
+                gain = init.HEAD_GAIN if module is self.output else residual_gain if writes_residual else 1.0
+                init.init_projections(module, gain, generator)
+            elif isinstance(module, FAN):
+                init.init_fan(module, generator)
+
+    def param_roles(self) -> dict[str, ParamRole]:
+        """The role of every parameter, under the names of `named_parameters`."""
+        roles: dict[str, ParamRole] = {}
+        for path, module in self.named_modules():
+            prefix = f"{path}." if path else ""
+            if isinstance(module, Projections | FAN):
+                own = module.roles()
+                if module is self.output:
+                    own = {n: r._replace(role="head") if r.role == "matrix" else r for n, r in own.items()}
+                roles |= {prefix + name: role for name, role in own.items()}
+            elif isinstance(module, nn.RMSNorm):
+                roles[prefix + "weight"] = ParamRole("norm")
+            elif isinstance(module, GatedResidual):
+                roles[prefix + "gate"] = ParamRole("gate")
+        roles["tok_embed.weight"] = ParamRole("embedding")
+        return roles
+
+
+def _norm(config: LMConfig) -> nn.RMSNorm:
+    return nn.RMSNorm(config.d_model, eps=config.norm_eps)
+
+
+def _head(config: LMConfig) -> Projections:
+    parts = {"lm_head": config.vocab_size}
+    if config.linear == "dense":
+        return Dense(config.d_model, parts)
+    return CoLA(config.d_model, parts, config.rank_of(config.d_model))
+
+
+def _projections(config: LMConfig, d_in: int, parts: dict[str, int], *, matrices_per_part: int = 1) -> Projections:
+    if config.linear == "dense":
+        return Dense(d_in, parts, matrices_per_part)
+    return CoLA(d_in, parts, config.rank_of(d_in))
+
+
+def _qkv(config: LMConfig, depth: int) -> Projections:
+    kv_width = config.n_kv_heads * config.head_dim
+    parts = {"q_proj": config.d_model, "k_proj": kv_width, "v_proj": kv_width}
+    if config.fan != "qkv":
+        return _projections(config, config.d_model, parts)
+    return low_rank_projections(
+        config.d_model,
+        parts,
+        config.rank_of(config.d_model),
+        fan_ratio=config.fan_ratio,
+        dropout=config.fan_dropout_at(depth),
+    )
+
+
+def _qkv_norm(config: LMConfig) -> nn.Module:
+    if config.qkv_norm == "rms":
+        return nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+    return L2Norm() if config.qkv_norm == "l2" else nn.Identity()
+
+
+def _block(config: LMConfig, depth: int, rope: Rotary) -> Block:
+    d, d_ff = config.d_model, config.d_ff
+    attention = Attention(
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+        features=FAN(d, config.fan_ratio) if config.fan == "input" else nn.Identity(),
+        qkv=_qkv(config, depth),
+        o_proj=_projections(config, d, {"o_proj": d}),
+        norms=(_qkv_norm(config), _qkv_norm(config), _qkv_norm(config)),
+        rope=rope,
+        attend=attention_backend(config.attention),
+        attention_dropout=config.attention_dropout,
+        output_dropout=config.post_attention_dropout,
+    )
+    gate_up = _projections(config, d, {"gate_up_proj": 2 * d_ff}, matrices_per_part=2)
+    mlp = MLP(gate_up, _projections(config, d_ff, {"down_proj": d}))
+    return Block(attention, mlp, placement=config.norm, first=depth == 0, norm=partial(_norm, config))

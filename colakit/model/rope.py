@@ -1,0 +1,29 @@
+"""Rotary position embedding (Su et al., arXiv 2104.09864), in the half-split layout that `transformers` uses.
+
+Shapes: B batch, H heads, T time, E head_dim.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class Rotary(nn.Module):
+    """Turns features i and i + E/2 by position · theta^(−2i/E). Norms are kept; products depend on distance alone."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, head_dim: int, seq_len: int, theta: float) -> None:
+        super().__init__()
+        # float64, rounded once: float32 angles are off by up to 6e-5 rad at position 1000.
+        frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+        angles = torch.outer(torch.arange(seq_len, dtype=torch.float64), frequencies)  # [T, E/2]
+        self.register_buffer("cos", angles.cos().float(), persistent=False)
+        self.register_buffer("sin", angles.sin().float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, H, T, E] at positions 0 … T−1 → the same shape and dtype. T is at most the seq_len of construction."""
+        t = x.shape[-2]
+        cos, sin = self.cos[:t].to(x.dtype), self.sin[:t].to(x.dtype)
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
