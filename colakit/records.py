@@ -4,6 +4,8 @@ Tables, TensorBoard, ``metrics.jsonl`` and ``--json`` read these and nothing els
 field changes its name or meaning.
 """
 
+import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -14,9 +16,26 @@ SCHEMA_VERSION = 1
 class Record:
     """Base of all records."""
 
+    kind: ClassVar[str]
+
     def to_dict(self) -> dict[str, Any]:  # Any: JSON values
-        """The record as JSON-ready values; records within are dicts too."""
-        return asdict(self)
+        """The record as JSON-ready values, its `kind` first; records within are dicts too."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+def to_json(value: Any) -> str:  # Any: JSON values
+    """`value` on one line of strict JSON: NaN and infinities, which JSON has not, become null."""
+    return json.dumps(_finite(value), allow_nan=False, ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:  # Any: JSON values
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
 
 
 @dataclass(frozen=True)
@@ -26,6 +45,8 @@ class StepRecord(Record):
     kind: ClassVar[str] = "step"
     step: int
     loss: float
+    accuracy: float
+    """Share of the step's targets that were the most probable token, 0 to 1."""
     lr: float
     grad_norm: float
     tokens: int
@@ -68,6 +89,7 @@ class EvalRecord(Record):
 class RunSummary(Record):
     """What a finished or interrupted training run reached."""
 
+    kind: ClassVar[str] = "run"
     preset: str
     run_dir: str
     steps: int
@@ -93,6 +115,7 @@ class RunSummary(Record):
 class BenchRecord(Record):
     """Speed and peak memory of one preset at one batch size; what could not be had is None, with the reason."""
 
+    kind: ClassVar[str] = "bench"
     preset: str
     batch_size: int
     seq_len: int
@@ -116,6 +139,7 @@ class BenchRecord(Record):
 class ParamRecord(Record):
     """Parameters of one component of one model."""
 
+    kind: ClassVar[str] = "params"
     preset: str
     component: str
     parameters: int
@@ -125,6 +149,7 @@ class ParamRecord(Record):
 class FlopRecord(Record):
     """Floating point operations of one component, a multiply and an add counted as two."""
 
+    kind: ClassVar[str] = "flops"
     component: str
     formula: str
     flops: int

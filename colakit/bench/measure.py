@@ -1,0 +1,121 @@
+"""Speed and peak memory of one configuration: the trainer's own step, timed on random tokens.
+
+Each batch size runs in a fresh process, so that its peak memory is its own and running out of it ends nothing else.
+"""
+
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+
+import torch
+
+from colakit.build import Machine, build_model, build_optimizer, pick_attention, pick_machine
+from colakit.config.schema import RunConfig
+from colakit.data.loader import Batch
+from colakit.records import BenchRecord
+from colakit.train.step import TrainStep
+from colakit.units import gib
+
+WARMUP_STEPS = 2
+
+
+def bench(config: RunConfig, batch_sizes: list[int], steps: int) -> Iterator[BenchRecord]:
+    """Measure each batch size over `steps` optimizer steps after a warm-up; yield its record when it is there.
+
+    A size that runs out of memory yields a record with the reason and no figures.
+    """
+    pick_attention(config, pick_machine(config))  # the user's mistakes are reported here, not from a worker
+    context = multiprocessing.get_context("spawn")
+    for batch_size in batch_sizes:
+        train = config.train.model_copy(update={"batch_size": batch_size})
+        sized = config.model_copy(update={"train": train})
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            try:
+                yield pool.submit(measure, sized, steps).result()
+            except BrokenProcessPool:
+                empty = _empty_record(sized, pick_machine(sized), steps)
+                yield replace(empty, reason="the measuring process was killed, most likely for want of memory")
+
+
+def measure(config: RunConfig, steps: int) -> BenchRecord:
+    """Time `steps` optimizer steps of `config` in this process, after a warm-up."""
+    machine = pick_machine(config)
+    record = _empty_record(config, machine, steps)
+    try:
+        times = _time_steps(config, machine, steps)
+    except torch.OutOfMemoryError:
+        return replace(record, reason="out of memory")
+    step_s = statistics.median(times)
+    batch = config.train.batch_size
+    on_cuda = machine.device.type == "cuda"
+    return replace(
+        record,
+        it_per_s=1.0 / step_s,
+        examples_per_s=batch / step_s,
+        tokens_per_s=batch * config.model.seq_len / step_s,
+        step_ms=1000.0 * step_s,
+        vram_gib=gib(torch.cuda.max_memory_allocated(machine.device)) if on_cuda else None,
+        rss_gib=_peak_rss_gib(),
+        reason=None if on_cuda else "no GPU, so no VRAM",
+    )
+
+
+def _empty_record(config: RunConfig, machine: Machine, steps: int) -> BenchRecord:
+    return BenchRecord(
+        preset=config.preset,
+        batch_size=config.train.batch_size,
+        seq_len=config.model.seq_len,
+        device=str(machine),
+        dtype=str(machine.dtype).removeprefix("torch."),
+        attention=pick_attention(config, machine),
+        steps=steps,
+        it_per_s=None,
+        examples_per_s=None,
+        tokens_per_s=None,
+        step_ms=None,
+        vram_gib=None,
+        rss_gib=None,
+        reason=None,
+    )
+
+
+def _time_steps(config: RunConfig, machine: Machine, steps: int) -> list[float]:
+    """Seconds of each step. The step's own host sync ends it, so the clock needs none of its own."""
+    model = build_model(config, machine).train()
+    optimizer = build_optimizer(model, config.optim)
+    step = TrainStep(model, optimizer, machine, lr_at=lambda _: config.optim.lr, grad_clip=config.optim.grad_clip)
+    batches = _random_batches(config)
+    times = []
+    for i in range(WARMUP_STEPS + steps):
+        started = time.perf_counter()
+        step(i, batches)
+        if machine.device.type == "cuda":
+            torch.cuda.synchronize(machine.device)  # the optimizer's kernels run on after the step's sync
+        times.append(time.perf_counter() - started)
+    return times[WARMUP_STEPS:]
+
+
+def _random_batches(config: RunConfig) -> list[Batch]:
+    generator = torch.Generator().manual_seed(config.train.seed)
+    train, model = config.train, config.model
+    shape = (train.batch_size, model.seq_len + 1)
+    tokens = torch.randint(model.vocab_size, shape, generator=generator)
+    return [
+        Batch(tokens=part[:, :-1].contiguous(), targets=part[:, 1:].contiguous())
+        for part in torch.split(tokens, train.effective_micro_batch_size)
+    ]
+
+
+def _peak_rss_gib() -> float | None:
+    """Peak resident memory of this process; None on a platform without `resource`."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return gib(peak * (1 if sys.platform == "darwin" else 1024))

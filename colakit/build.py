@@ -1,0 +1,82 @@
+"""The only assembler: from a `RunConfig` to device, model and optimizer. Problems here are the user's: ConfigError."""
+
+import importlib.util
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from colakit.config.schema import ModelConfig, OptimConfig, RunConfig
+from colakit.errors import ConfigError, Problem
+from colakit.model.config import LMConfig
+from colakit.model.lm import LM
+from colakit.optim.combined import CombinedOptimizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and in which precision a run computes. Weights stay float32; `dtype` is that of the products."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context a forward pass runs in."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        return f"{name}, {str(self.dtype).removeprefix('torch.')}"
+
+
+def pick_machine(config: RunConfig) -> Machine:
+    """The device and dtype of a run. Raises ConfigError where CUDA is asked for and absent."""
+    wanted = config.train.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        rule = "torch sees no CUDA device"
+        raise ConfigError([Problem("train.device", "cuda", rule, "Use auto or cpu, or install a CUDA build of torch.")])
+    device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if config.train.dtype != "auto":
+        return Machine(device, getattr(torch, config.train.dtype))
+    native_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return Machine(device, torch.bfloat16 if native_bf16 else torch.float32)
+
+
+def pick_attention(config: RunConfig, machine: Machine) -> Literal["flash", "sdpa", "reference"]:
+    """The attention backend; ``auto`` logs its choice. Raises ConfigError for ``flash`` where it cannot run."""
+    installed = importlib.util.find_spec("flash_attn") is not None
+    usable = installed and machine.device.type == "cuda" and machine.dtype == torch.bfloat16
+    choice = config.model.attention
+    if choice == "flash" and not usable:
+        rule = "flash-attn is not installed" if not installed else f"flash-attn needs CUDA and bfloat16, not {machine}"
+        fix = "Use --set model.attention=auto, or `pip install 'colakit[flash]'` on a machine with CUDA."
+        raise ConfigError([Problem("model.attention", "flash", rule, fix)])
+    if choice != "auto":
+        return choice
+    picked: Literal["flash", "sdpa"] = "flash" if usable else "sdpa"
+    log.info("model.attention is auto: using %s", picked)
+    return picked
+
+
+def lm_config(config: ModelConfig, attention: Literal["flash", "sdpa", "reference"]) -> LMConfig:
+    """The model package's own configuration: the same fields, with nothing left open."""
+    values = config.model_dump()
+    return LMConfig(**(values | {"attention": attention, "qkv_norm": config.effective_qkv_norm}))
+
+
+def build_model(config: RunConfig, machine: Machine) -> LM:
+    """The initialised model on its device, a function of the configuration and its seed."""
+    model = LM(lm_config(config.model, pick_attention(config, machine)))
+    model.init_weights(config.train.seed)
+    return model.to(machine.device)
+
+
+def build_optimizer(model: LM, config: OptimConfig) -> CombinedOptimizer:
+    """Muon and AdamW over the model's parameters, by role."""
+    return CombinedOptimizer(model, model.param_roles(), config)

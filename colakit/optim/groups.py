@@ -1,0 +1,48 @@
+"""Which optimizer gets which parameter: roles to groups, decided by role alone and never by name.
+
+Muon takes matrices; AdamW takes embeddings, heads, norms, biases and gates, and with ``optimizer = "adamw"`` the
+matrices too. Weight decay acts on matrices, embeddings and heads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from colakit.model.linear import ParamRole
+
+DECAYED = frozenset({"matrix", "embedding", "head"})
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Names of the parameters of each group. Together they are all parameters, each once."""
+
+    muon: tuple[str, ...]
+    adamw_decayed: tuple[str, ...]
+    adamw_plain: tuple[str, ...]
+
+    def table(self, roles: Mapping[str, ParamRole]) -> str:
+        """One line per parameter: group, role, name. For error messages."""
+        rows = [("muon", n) for n in self.muon] + [("adamw", n) for n in self.adamw_decayed + self.adamw_plain]
+        return "\n".join(f"  {group:5}  {roles[name].role if name in roles else '?':9}  {name}" for group, name in rows)
+
+
+def route(model: nn.Module, roles: Mapping[str, ParamRole], *, muon: bool) -> Routing:
+    """Assign every parameter of `model` to one group.
+
+    Raises ValueError, with the routing table, where a parameter has no role, a role has no parameter, or Muon was asked
+    for and would get no matrix: it is known to be switched off in silence by name filters that match nothing.
+    """
+    names = dict(model.named_parameters())
+    routing = Routing(
+        muon=tuple(n for n, r in roles.items() if muon and r.role == "matrix"),
+        adamw_decayed=tuple(n for n, r in roles.items() if r.role in DECAYED and not (muon and r.role == "matrix")),
+        adamw_plain=tuple(n for n, r in roles.items() if r.role not in DECAYED),
+    )
+    if names.keys() != roles.keys():
+        without = ", ".join(sorted(names.keys() ^ roles.keys()))
+        raise ValueError(f"parameters and roles differ: {without}\n{routing.table(roles)}")
+    if muon and not routing.muon:
+        raise ValueError(f"no matrix would reach Muon\n{routing.table(roles)}")
+    return routing

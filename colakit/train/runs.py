@@ -1,0 +1,132 @@
+"""What a run folder holds, and where: the names are here and nowhere else.
+
+A folder is made only when everything that can be checked beforehand has been, so that a mistake leaves none behind.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from colakit.config.load import from_saved
+from colakit.config.schema import RunConfig
+from colakit.errors import CheckpointError, RunError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run, below `root`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine and git commit."""
+        return self.root / "environment.json"
+
+    @property
+    def data(self) -> Path:
+        """Fingerprint and sizes of the data."""
+        return self.root / "data.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON record a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def tokenizer(self) -> Path:
+        """A tokenizer folder that `transformers` loads too."""
+        return self.root / "tokenizer"
+
+    @property
+    def summary(self) -> Path:
+        """What the run reached."""
+        return self.root / "summary.json"
+
+    def load_config(self) -> RunConfig:
+        """The run's configuration. Raises CheckpointError where `root` is no run folder."""
+        try:
+            return from_saved(json.loads(self.config.read_text("utf-8")))
+        except (OSError, ValueError):
+            raise CheckpointError(
+                f"{self.root}: no run folder, since {self.config.name} is missing or unreadable. "
+                "Give the folder that `colakit train` printed, such as runs/cola-fan-muon-20260101-120000."
+            ) from None
+
+
+def plan_run_folder(out: Path | None, preset: str) -> Path:
+    """The folder a run will use: `out`, or ``runs/<preset>-<time>``. Raises RunError where it could not be made."""
+    root = out if out is not None else _unused(Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise RunError(f"{root}: exists and is not an empty folder. Give another --out; nothing was overwritten.")
+    ancestor = next(p for p in (root, *root.absolute().parents) if p.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
+        raise RunError(f"{root}: {ancestor} is not a folder that can be written to. Give another --out.")
+    return root
+
+
+def _unused(root: Path) -> Path:
+    candidates = (root.with_name(f"{root.name}-{n}") if n else root for n in range(1000))
+    return next(c for c in candidates if not c.exists())
+
+
+def create_run_folder(root: Path, config: RunConfig, data: dict[str, Any]) -> RunFolder:  # Any: JSON values
+    """Make the folder with configuration, environment and data description. Raises RunError where that fails."""
+    folder = RunFolder(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        write_json(folder.config, config.model_dump())
+        write_json(folder.environment, describe_environment())
+        write_json(folder.data, data)
+    except OSError as error:
+        raise RunError(f"{root}: cannot be written ({error.strerror}). Give another --out.") from None
+    return folder
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:  # Any: JSON values
+    """Write `value` indented; the file appears whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+_PACKAGES = ("colakit", "torch", "numpy", "datasets", "tokenizers", "transformers", "safetensors", "flash-attn")
+
+
+def describe_environment() -> dict[str, Any]:  # Any: JSON values
+    """Versions, platform, and the git commit of the source tree colakit runs from (None where there is none)."""
+    installed = {d.name: d.version for d in metadata.distributions() if d.name in _PACKAGES}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: installed.get(name) for name in _PACKAGES},
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(status) if (status := _git("status", "--porcelain")) is not None else None,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    source = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(source), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,168 @@
+"""Where a run's records go while it trains: console, TensorBoard, ``metrics.jsonl``. Sinks read nothing but records."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from colakit.records import EvalRecord, StepRecord, to_json
+
+
+class Sink(Protocol):
+    """Takes the records of a run in the order they arise."""
+
+    def step(self, record: StepRecord) -> None:
+        """After each optimizer step."""
+
+    def evaluation(self, record: EvalRecord) -> None:
+        """After each evaluation."""
+
+    def close(self) -> None:
+        """When the run ends, however it ends."""
+
+
+class JsonlSink:
+    """One JSON object a line, flushed as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def step(self, record: StepRecord) -> None:
+        """Append the step."""
+        self._file.write(to_json(record.to_dict()) + "\n")
+
+    def evaluation(self, record: EvalRecord) -> None:
+        """Append the evaluation."""
+        self._file.write(to_json(record.to_dict()) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoardSink:
+    """TensorBoard scalars under ``train/`` and ``val/``."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(folder)
+
+    def step(self, record: StepRecord) -> None:
+        """Write the step's scalars."""
+        self._write(
+            "train",
+            record.step,
+            {
+                "loss": record.loss,
+                "accuracy": record.accuracy,
+                "perplexity": math.exp(min(record.loss, 700.0)),
+                "lr": record.lr,
+                "grad_norm": record.grad_norm,
+                "it_per_s": record.it_per_s,
+                "tokens_per_s": record.tokens_per_s,
+                "nan_count": record.nan_count,
+            },
+        )
+
+    def evaluation(self, record: EvalRecord) -> None:
+        """Write the evaluation's scalars."""
+        self._write(
+            "val",
+            record.step,
+            {
+                "loss": record.val_loss,
+                "accuracy": record.accuracy,
+                "perplexity": record.perplexity,
+                "bits_per_byte": record.bits_per_byte,
+            },
+        )
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._writer.close()
+
+    def _write(self, group: str, step: int, scalars: dict[str, float | None]) -> None:
+        for name, value in scalars.items():
+            if value is not None:
+                self._writer.add_scalar(f"{group}/{name}", value, step)
+
+
+class ConsoleSink:
+    """A progress bar on a terminal, plain lines elsewhere; a line per evaluation on both."""
+
+    def __init__(self, console: Console, max_steps: int) -> None:
+        self._console = console
+        self._max_steps = max_steps
+        self._every = max(1, max_steps // 10)
+        self._progress: Progress | None = None
+        if console.is_terminal:
+            self._progress = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[figures]}"),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._progress.add_task("train", total=max_steps, figures="")
+            self._progress.start()
+
+    def step(self, record: StepRecord) -> None:
+        """Move the bar, or print every tenth part of the run."""
+        figures = f"loss {record.loss:.3f}  {_rate(record.it_per_s)} it/s  {record.tokens_per_s:,.0f} tokens/s" + (
+            f"  {record.nan_count} skipped" if record.nan_count else ""
+        )
+        if self._progress is not None:
+            self._progress.update(self._task, completed=record.step, figures=figures)
+        elif record.step == 1 or record.step % self._every == 0:
+            left = (self._max_steps - record.step) * record.step_ms / 1000.0
+            self._line(f"step {record.step}/{self._max_steps}  {figures}  ETA {left:,.0f} s")
+        if record.skipped:
+            self._line(f"step {record.step}: loss or gradient not finite, update skipped")
+
+    def evaluation(self, record: EvalRecord) -> None:
+        """Print the evaluation's line."""
+        bits = f"{record.bits_per_byte:.3f}" if record.bits_per_byte is not None else "n/a"
+        self._line(
+            f"step {record.step}: validation loss {record.val_loss:.4f}  bits/byte {bits}  "
+            f"accuracy {record.accuracy:.3f}  ({record.tokens:,} tokens, {record.eval_s:.1f} s)"
+        )
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._progress is not None:
+            self._progress.stop()
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _rate(it_per_s: float) -> str:
+    return f"{it_per_s:.2f}" if it_per_s < 100 else f"{it_per_s:.0f}"
+
+
+class SinkSet:
+    """Several sinks as one."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = tuple(sinks)
+
+    def step(self, record: StepRecord) -> None:
+        """Pass the step on."""
+        for sink in self._sinks:
+            sink.step(record)
+
+    def evaluation(self, record: EvalRecord) -> None:
+        """Pass the evaluation on."""
+        for sink in self._sinks:
+            sink.evaluation(record)
+
+    def close(self) -> None:
+        """Close all."""
+        for sink in self._sinks:
+            sink.close()

@@ -1,0 +1,75 @@
+"""One optimizer step: accumulation, loss over the real tokens, clipping, the finite check, optimizer and schedule.
+
+`bench` times this very function, so what is benchmarked is what trains.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from colakit.build import Machine
+from colakit.data.loader import IGNORE, Batch
+from colakit.loss import loss_sums
+from colakit.model.lm import LM
+from colakit.optim.combined import CombinedOptimizer
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step saw. The loss is that of the weights before the update, in nats per real token."""
+
+    loss: float
+    accuracy: float
+    grad_norm: float
+    """Global norm before clipping."""
+    lr: float
+    tokens: int
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """Calling it makes one optimizer step. `lr_at` maps a step, counted from 0, to its learning rate."""
+
+    model: LM
+    optimizer: CombinedOptimizer
+    machine: Machine
+    lr_at: Callable[[int], float]
+    grad_clip: float
+
+    def __call__(self, step: int, micro_batches: Sequence[Batch]) -> StepResult:
+        """Accumulate the gradients of `micro_batches` and update.
+
+        Each micro-batch's summed loss is divided by the real tokens of the whole step, so that splitting a batch
+        changes nothing. Where the loss or a gradient is not finite the update is left out: weights and optimizer state
+        stay.
+        """
+        tokens = sum(int((b.targets != IGNORE).sum()) for b in micro_batches)  # on the host, before any transfer
+        nll, correct = self._accumulate(micro_batches, tokens)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
+        # The step's only host sync.
+        loss, right, grad_norm = torch.stack([nll, correct.to(nll.dtype), norm]).tolist()
+        lr = self.lr_at(step)
+        finite = math.isfinite(loss) and math.isfinite(grad_norm)
+        if finite:
+            self.optimizer.set_lr(lr)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return StepResult(loss / tokens, right / tokens, grad_norm, lr, tokens, skipped=not finite)
+
+    def _accumulate(self, micro_batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self.machine.device
+        nll = torch.zeros((), device=device)
+        correct = torch.zeros((), dtype=torch.int64, device=device)
+        for batch in micro_batches:
+            with self.machine.autocast():
+                hidden = self.model.hidden(batch.tokens.to(device, non_blocking=True))
+                targets = batch.targets.to(device, non_blocking=True)
+                sums = loss_sums(self.model.head, hidden, targets, vocab_size=self.model.config.vocab_size)
+            (sums.nll / tokens).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            nll += sums.nll.detach()
+            correct += sums.correct
+        return nll, correct

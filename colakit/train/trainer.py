@@ -1,0 +1,189 @@
+"""A training run from a resolved configuration to its summary. `Trainer.fit` reads like a table of contents."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from colakit.build import Machine, build_model, build_optimizer, pick_attention, pick_machine
+from colakit.checkpoint.model_file import save_model
+from colakit.config.schema import RunConfig
+from colakit.data.loader import Batch, TrainLoader, held_out_batches
+from colakit.data.prepare import PreparedData, check_sources, prepare
+from colakit.evaluate.generate import generate
+from colakit.evaluate.loss import evaluate, gzip_bits_per_byte
+from colakit.model.lm import LM
+from colakit.optim.schedule import learning_rate
+from colakit.records import EvalRecord, RunSummary, StepRecord
+from colakit.train.runs import RunFolder, create_run_folder, plan_run_folder, write_json
+from colakit.train.sinks import Sink
+from colakit.train.step import StepResult, TrainStep
+
+PROMPT_TOKENS = 32
+SAMPLE_TEMPERATURE = 0.8
+
+
+class StopFlag:
+    """Set by the first SIGINT or SIGTERM; the second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.is_set:
+            raise KeyboardInterrupt
+        self.is_set = True
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopFlag]:
+    """Turn SIGINT and SIGTERM into a flag that the loop reads between steps. Outside the main thread: no handlers."""
+    flag = StopFlag()
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {s: signal.signal(s, flag) for s in signals}
+    try:
+        yield flag
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+class Trainer:
+    """One run. Construction checks and prepares everything that can fail by the user's mistake; only then is the folder
+    made. `sinks` builds the run's sinks once the folder exists."""
+
+    def __init__(self, config: RunConfig, *, out: Path | None, sinks: Callable[[RunFolder], Sink]) -> None:
+        self.config = config
+        root = plan_run_folder(out, config.preset)
+        check_sources(config.data)
+        self.machine: Machine = pick_machine(config)
+        pick_attention(config, self.machine)
+        self.data: PreparedData = prepare(config.data, seq_len=config.model.seq_len, vocab_size=config.model.vocab_size)
+        self.model: LM = build_model(config, self.machine)
+        self.step = self._train_step()
+        self.loader = TrainLoader(self.data.train, batch_size=config.train.batch_size, seed=config.train.seed)
+        self.folder = create_run_folder(root, config, self.data.describe())
+        self.sinks = sinks(self.folder)
+        self.history: list[StepRecord] = []
+        self.skipped = 0
+
+    def fit(self) -> RunSummary:
+        """Train to max_steps, or until a signal; evaluate, save and summarise."""
+        started = time.perf_counter()
+        try:
+            with stop_on_signal() as stop:
+                interrupted = self._loop(stop)
+            final = self._evaluate()
+            save_model(self.model, self.folder.root)
+            self.data.tokenizer.save(self.folder.tokenizer)
+            summary = self._summarise(final, time.perf_counter() - started, interrupted=interrupted)
+            write_json(self.folder.summary, summary.to_dict())
+        finally:
+            self.sinks.close()
+        return summary
+
+    def _loop(self, stop: StopFlag) -> bool:
+        """Train; True where a signal ended it early."""
+        # Dropout draws from torch's global generator.
+        torch.manual_seed(self.config.train.seed)
+        self.model.train()
+        micro = self.config.train.effective_micro_batch_size
+        for step in range(self.config.train.max_steps):
+            started = time.perf_counter()
+            result = self.step(step, self.loader.micro_batches(step, micro))
+            self._record(step + 1, result, 1000.0 * (time.perf_counter() - started))
+            if stop.is_set:
+                return step + 1 < self.config.train.max_steps
+            if (step + 1) % self.config.train.eval_every == 0 and step + 1 < self.config.train.max_steps:
+                self._evaluate()
+        return False
+
+    def _record(self, step: int, result: StepResult, step_ms: float) -> None:
+        self.skipped += result.skipped
+        record = StepRecord(
+            step=step,
+            loss=result.loss,
+            accuracy=result.accuracy,
+            lr=result.lr,
+            grad_norm=result.grad_norm,
+            tokens=result.tokens,
+            step_ms=step_ms,
+            skipped=result.skipped,
+            nan_count=self.skipped,
+        )
+        self.history.append(record)
+        self.sinks.step(record)
+
+    def _held_out(self) -> Iterator[Batch]:
+        train = self.config.train
+        return held_out_batches(
+            self.data.held_out, batch_size=train.effective_micro_batch_size, max_tokens=train.eval_tokens
+        )
+
+    def _evaluate(self) -> EvalRecord:
+        token_bytes = self.data.tokenizer.token_bytes
+        record = evaluate(self.model, self._held_out(), self.machine, token_bytes, step=len(self.history))
+        self.sinks.evaluation(record)
+        return record
+
+    def _train_step(self) -> TrainStep:
+        optim, train = self.config.optim, self.config.train
+        return TrainStep(
+            model=self.model,
+            optimizer=build_optimizer(self.model, optim),
+            machine=self.machine,
+            lr_at=partial(
+                learning_rate,
+                peak=optim.lr,
+                warmup_steps=optim.warmup_steps,
+                max_steps=train.max_steps,
+                min_frac=optim.min_lr_frac,
+            ),
+            grad_clip=optim.grad_clip,
+        )
+
+    def _sample(self) -> tuple[str, str]:
+        """The beginning of a held-out document, and how the model goes on."""
+        tokenizer = self.data.tokenizer
+        prompt = tokenizer.encode_batch([self.data.prompt_text])[0][:PROMPT_TOKENS]
+        ids = generate(
+            self.model,
+            prompt,
+            self.config.train.sample_tokens,
+            self.machine,
+            n_ids=tokenizer.n_tokens,
+            temperature=SAMPLE_TEMPERATURE,
+            seed=self.config.train.seed,
+        )
+        return tokenizer.decode(prompt), tokenizer.decode(ids)
+
+    def _summarise(self, final: EvalRecord, train_s: float, *, interrupted: bool) -> RunSummary:
+        prompt, sample = self._sample()
+        steps_s = sum(r.step_ms for r in self.history) / 1000.0
+        tokens = sum(r.tokens for r in self.history)
+        return RunSummary(
+            preset=self.config.preset,
+            run_dir=str(self.folder.root),
+            steps=len(self.history),
+            interrupted=interrupted,
+            first_loss=self.history[0].loss,
+            last_loss=self.history[-1].loss,
+            val_loss=final.val_loss,
+            bits_per_byte=final.bits_per_byte,
+            gzip_bits_per_byte=gzip_bits_per_byte(self._held_out(), self.data.tokenizer.token_bytes),
+            accuracy=final.accuracy,
+            tokens_seen=tokens,
+            nan_count=self.skipped,
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            train_s=train_s,
+            tokens_per_s=tokens / steps_s,
+            data_fingerprint=self.data.fingerprint,
+            prompt=prompt,
+            sample=sample,
+        )
