@@ -7,7 +7,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -24,21 +24,20 @@ from colakit.units import gib
 WARMUP_STEPS = 2
 
 
-def bench(config: RunConfig, batch_sizes: list[int], steps: int) -> Iterator[BenchRecord]:
-    """Measure each batch size over `steps` optimizer steps after a warm-up; yield its record when it is there.
+def bench(configs: Sequence[RunConfig], steps: int) -> Iterator[BenchRecord]:
+    """Measure each configuration over `steps` optimizer steps after a warm-up; yield its record when it is there.
 
-    A size that runs out of memory yields a record with the reason and no figures.
+    One that runs out of memory yields a record with the reason and no figures.
     """
-    pick_attention(config, pick_machine(config))  # the user's mistakes are reported here, not from a worker
+    for config in configs:
+        pick_attention(config, pick_machine(config))  # the user's mistakes are reported here, not from a worker
     context = multiprocessing.get_context("spawn")
-    for batch_size in batch_sizes:
-        train = config.train.model_copy(update={"batch_size": batch_size})
-        sized = config.model_copy(update={"train": train})
+    for config in configs:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             try:
-                yield pool.submit(measure, sized, steps).result()
+                yield pool.submit(measure, config, steps).result()
             except BrokenProcessPool:
-                empty = _empty_record(sized, pick_machine(sized), steps)
+                empty = _empty_record(config, pick_machine(config), steps)
                 yield replace(empty, reason="the measuring process was killed, most likely for want of memory")
 
 

@@ -1,0 +1,83 @@
+"""What `train`, `eval` and `bench` show: tables over their records."""
+
+from rich.table import Table
+from rich.text import Text
+
+from colakit.records import BenchRecord, EvalRecord, RunSummary
+from colakit.report.tables import add_name_column, add_number_column, add_text_column, new_table
+from colakit.units import human_count
+
+
+def summary_table(summary: RunSummary) -> Table:
+    """What a run reached, figure by figure."""
+    table = _figures("interrupted run" if summary.interrupted else "run")
+    rows = {
+        "preset": summary.preset,
+        "folder": summary.run_dir,
+        "parameters": f"{summary.parameters:,} ({human_count(summary.parameters)})",
+        "steps": f"{summary.steps:,}" + (f", {summary.nan_count} skipped" if summary.nan_count else ""),
+        "first loss": f"{summary.first_loss:.4f} nats/token",
+        "last loss": f"{summary.last_loss:.4f} nats/token",
+        "validation loss": f"{summary.val_loss:.4f} nats/token",
+        "bits per byte": figure(summary.bits_per_byte, "{:.3f}"),
+        "gzip -9, same text": figure(summary.gzip_bits_per_byte, "{:.3f}"),
+        "accuracy": f"{summary.accuracy:.3f}",
+        "tokens seen": f"{summary.tokens_seen:,}",
+        "time": f"{summary.train_s:.1f} s ({summary.tokens_per_s:,.0f} tokens/s in training steps)",
+        "data": summary.data_fingerprint,
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def sample_text(summary: RunSummary) -> Text:
+    """The held-out prompt, dimmed, and the model's continuation."""
+    return Text.assemble(("sample\n", "bold"), (summary.prompt, "dim"), summary.sample)
+
+
+def eval_table(record: EvalRecord) -> Table:
+    """Held-out metrics of a saved run."""
+    table = _figures(f"held-out split, model of step {record.step:,}")
+    table.add_row("validation loss", f"{record.val_loss:.4f} nats/token")
+    table.add_row("perplexity", f"{record.perplexity:,.2f}")
+    table.add_row("bits per byte", figure(record.bits_per_byte, "{:.4f}"))
+    table.add_row("accuracy", f"{record.accuracy:.4f}")
+    table.add_row("tokens", f"{record.tokens:,}")
+    return table
+
+
+def bench_table(records: list[BenchRecord]) -> Table:
+    """Speed and memory by batch size."""
+    first = records[0]
+    title = f"{first.preset}: {first.device}, attention {first.attention}, seq_len {first.seq_len}, {first.steps} steps"
+    table = new_table(title)
+    for column in ("batch size", "it/s", "examples/s", "tokens/s", "ms/step", "VRAM GiB", "RSS GiB"):
+        add_number_column(table, column)
+    add_text_column(table, "note")
+    for r in records:
+        table.add_row(
+            str(r.batch_size),
+            figure(r.it_per_s, "{:.3f}"),
+            figure(r.examples_per_s, "{:.2f}"),
+            figure(r.tokens_per_s, "{:,.0f}"),
+            figure(r.step_ms, "{:.1f}"),
+            figure(r.vram_gib, "{:.2f}"),
+            figure(r.rss_gib, "{:.2f}"),
+            r.reason or "",
+        )
+    return table
+
+
+def _figures(title: str) -> Table:
+    """A table of two columns: what, and how much."""
+    table = new_table(title)
+    table.show_header = False
+    add_name_column(table, "")
+    add_name_column(table, "")
+    return table
+
+
+def figure(value: float | None, pattern: str) -> str:
+    """A figure in `pattern`, or ``n/a`` where it could not be had."""
+    return "n/a" if value is None else pattern.format(value)

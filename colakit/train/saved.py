@@ -1,0 +1,41 @@
+"""Open a finished run again: its configuration, its data, its model."""
+
+import json
+from pathlib import Path
+
+from colakit.build import build_model, pick_machine
+from colakit.checkpoint.model_file import load_model
+from colakit.data.loader import held_out_batches
+from colakit.data.prepare import prepare
+from colakit.errors import CheckpointError, DataError
+from colakit.evaluate.loss import evaluate
+from colakit.records import EvalRecord
+from colakit.train.runs import RunFolder
+
+
+def evaluate_run(root: Path) -> EvalRecord:
+    """Held-out metrics of a saved run, over the same tokens as its last evaluation.
+
+    Raises CheckpointError where `root` holds no finished run, DataError where its data is no longer what it was.
+    """
+    folder = RunFolder(root)
+    config = folder.load_config()
+    try:
+        steps = json.loads(folder.summary.read_text("utf-8"))["steps"]
+        fingerprint = json.loads(folder.data.read_text("utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError):
+        raise CheckpointError(
+            f"{root}: the run has not finished: {folder.summary.name} is missing or unreadable."
+        ) from None
+    machine = pick_machine(config)
+    model = build_model(config, machine)
+    load_model(model, root)
+    data = prepare(config.data, seq_len=config.model.seq_len, vocab_size=config.model.vocab_size)
+    if data.fingerprint != fingerprint:
+        raise DataError(
+            f"{root}: the data has changed since this run (fingerprint {fingerprint} then, {data.fingerprint} now), so its "
+            "held-out split cannot be evaluated. Put the same files, or the same Python version for stdlib, back."
+        )
+    train = config.train
+    batches = held_out_batches(data.held_out, batch_size=train.effective_micro_batch_size, max_tokens=train.eval_tokens)
+    return evaluate(model, batches, machine, data.tokenizer.token_bytes, step=steps)
