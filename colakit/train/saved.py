@@ -33,8 +33,8 @@ def evaluate_run(root: Path) -> EvalRecord:
     data = prepare(config.data, seq_len=config.model.seq_len, vocab_size=config.model.vocab_size)
     if data.fingerprint != fingerprint:
         raise DataError(
-            f"{root}: the data has changed since this run (fingerprint {fingerprint} then, {data.fingerprint} now), so its "
-            "held-out split cannot be evaluated. Put the same files, or the same Python version for stdlib, back."
+            f"{root}: the data has changed since this run (fingerprint {fingerprint} then, {data.fingerprint} now), so "
+            "its held-out split cannot be evaluated. Put the same files, or the same Python version for stdlib, back."
         )
     train = config.train
     batches = held_out_batches(data.held_out, batch_size=train.effective_micro_batch_size, max_tokens=train.eval_tokens)

@@ -1,0 +1,102 @@
+"""Every preset trains from the command line as CI does it: ``--smoke``, five steps, JSON, no terminal."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from colakit.config.load import preset_names
+
+
+def colakit(*arguments: str, cwd: Path, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "colakit", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_trains_in_a_smoke_run(preset: str, tmp_path: Path) -> None:
+    sets = ["train.max_steps=5", "train.eval_tokens=4096", "train.sample_tokens=4"]
+    done = colakit(
+        "train", "--preset", preset, "--smoke", "--json", *(x for s in sets for x in ("--set", s)), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["preset"] == preset
+    assert summary["steps"] == 5
+    assert summary["nan_count"] == 0
+    assert summary["last_loss"] < summary["first_loss"]
+    assert summary["run_dir"].startswith(f"runs/{preset}-")
+    assert (tmp_path / summary["run_dir"] / "model.safetensors").is_file()
+
+
+def test_train_then_eval_agree_and_the_terminal_output_has_the_tables(tmp_path: Path) -> None:
+    text = "\n\n".join(f"Paragraph {i}: " + "the quick brown fox jumps over the lazy dog; " * 40 for i in range(60))
+    (tmp_path / "my text.txt").write_text(text)
+    arguments = [
+        "--smoke",
+        "--data",
+        "my text.txt",
+        "--out",
+        "run",
+        "--set",
+        "train.max_steps=3",
+        "--set",
+        "model.vocab_size=400",
+    ]
+    done = colakit("train", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "validation loss" in done.stdout
+    assert "gzip -9, same text" in done.stdout
+    assert "optim.warmup_steps" in done.stderr  # a short run gets a shorter warm-up, and is told
+    evaluated = json.loads(colakit("eval", "run", "--json", cwd=tmp_path).stdout)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    for key in ("val_loss", "bits_per_byte", "accuracy"):
+        assert evaluated[key] == summary[key]
+    assert {"perplexity", "tokens"} <= evaluated.keys()
+
+
+def test_bench_measures_each_batch_size(tmp_path: Path) -> None:
+    arguments = ["--smoke", "--batch-sizes", "1,2", "--steps", "2", "--set", "model.seq_len=32", "--json"]
+    done = colakit("bench", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = json.loads(done.stdout)["records"]
+    assert [r["batch_size"] for r in records] == [1, 2]
+    for r in records:
+        assert r["tokens_per_s"] == pytest.approx(r["it_per_s"] * r["batch_size"] * 32)
+        assert 0.1 < r["rss_gib"] < 8
+        assert r["vram_gib"] is None or r["reason"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--preset", "cola-fann"], "Did you mean cola-fan"),
+        (["train", "--smoke", "--set", "model.n_head=3"], "Did you mean model.n_heads?"),
+        (["train", "--smoke", "--set", "train.max_steps=2.5"], "train.max_steps = 2.5"),
+        (["train", "--smoke", "--set", "model.n_heads=7"], "divisible"),
+        (["train", "--smoke", "--data", "nowhere.txt"], "nowhere.txt"),
+        (["train", "--smoke", "--set", "model.attention=flash"], "flash"),
+        (["train", "--preset", "cola"], "--smoke"),
+        (["train", "--smoke", "--out", "/dev/null/run"], "--out"),
+        (["train", "--smoke", "--set", "data.tokenizer=./nowhere"], "data.tokenizer"),
+        (["eval", "nowhere"], "no run folder"),
+        (["bench", "--batch-sizes", "4,x"], "--batch-sizes"),
+        (["bench", "--set", "train.micro_batch_size=4", "--batch-sizes", "6"], "micro_batch_size"),
+    ],
+)
+def test_a_mistake_is_one_message_exit_2_and_no_folder(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = colakit(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
