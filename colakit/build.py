@@ -17,12 +17,16 @@ from colakit.optim.combined import CombinedOptimizer
 log = logging.getLogger(__name__)
 
 
+AttentionName = Literal["flash", "sdpa", "reference"]
+
+
 @dataclass(frozen=True)
 class Machine:
-    """Where and in which precision a run computes. Weights stay float32; `dtype` is that of the products."""
+    """Where and how a run computes. Weights stay float32; `dtype` is that of the products."""
 
     device: torch.device
     dtype: torch.dtype
+    attention: AttentionName = "sdpa"
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context a forward pass runs in."""
@@ -36,35 +40,42 @@ class Machine:
 
 
 def pick_machine(config: RunConfig) -> Machine:
-    """The device and dtype of a run. Raises ConfigError where CUDA is asked for and absent."""
+    """The device, dtype and attention backend of a run; an ``auto`` backend logs the choice.
+
+    Raises ConfigError where CUDA is asked for and absent, and for ``flash`` where it cannot run.
+    """
     wanted = config.train.device
     if wanted == "cuda" and not torch.cuda.is_available():
         rule = "torch sees no CUDA device"
         raise ConfigError([Problem("train.device", "cuda", rule, "Use auto or cpu, or install a CUDA build of torch.")])
     device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-    if config.train.dtype != "auto":
-        return Machine(device, getattr(torch, config.train.dtype))
     native_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return Machine(device, torch.bfloat16 if native_bf16 else torch.float32)
+    if config.train.dtype == "auto":
+        dtype = torch.bfloat16 if native_bf16 else torch.float32
+    else:
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.train.dtype]
+    return Machine(device, dtype, _pick_attention(config.model.attention, device, dtype))
 
 
-def pick_attention(config: RunConfig, machine: Machine) -> Literal["flash", "sdpa", "reference"]:
-    """The attention backend; ``auto`` logs its choice. Raises ConfigError for ``flash`` where it cannot run."""
+def _pick_attention(choice: AttentionName | Literal["auto"], device: torch.device, dtype: torch.dtype) -> AttentionName:
     installed = importlib.util.find_spec("flash_attn") is not None
-    usable = installed and machine.device.type == "cuda" and machine.dtype == torch.bfloat16
-    choice = config.model.attention
+    usable = installed and device.type == "cuda" and dtype == torch.bfloat16
     if choice == "flash" and not usable:
-        rule = "flash-attn is not installed" if not installed else f"flash-attn needs CUDA and bfloat16, not {machine}"
+        rule = (
+            f"flash-attn needs CUDA and bfloat16, not {device} and {dtype}"
+            if installed
+            else "flash-attn is not installed"
+        )
         fix = "Use --set model.attention=auto, or `pip install 'colakit[flash]'` on a machine with CUDA."
         raise ConfigError([Problem("model.attention", "flash", rule, fix)])
     if choice != "auto":
         return choice
-    picked: Literal["flash", "sdpa"] = "flash" if usable else "sdpa"
+    picked: AttentionName = "flash" if usable else "sdpa"
     log.info("model.attention is auto: using %s", picked)
     return picked
 
 
-def lm_config(config: ModelConfig, attention: Literal["flash", "sdpa", "reference"]) -> LMConfig:
+def lm_config(config: ModelConfig, attention: AttentionName) -> LMConfig:
     """The model package's own configuration: the same fields, with nothing left open."""
     values = config.model_dump()
     return LMConfig(**(values | {"attention": attention, "qkv_norm": config.effective_qkv_norm}))
@@ -72,7 +83,7 @@ def lm_config(config: ModelConfig, attention: Literal["flash", "sdpa", "referenc
 
 def build_model(config: RunConfig, machine: Machine) -> LM:
     """The initialised model on its device, a function of the configuration and its seed."""
-    model = LM(lm_config(config.model, pick_attention(config, machine)))
+    model = LM(lm_config(config.model, machine.attention))
     model.init_weights(config.train.seed)
     return model.to(machine.device)
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 
-from colakit.build import Machine, build_model, build_optimizer, pick_attention, pick_machine
+from colakit.build import Machine, build_model, build_optimizer, pick_machine
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
 from colakit.records import BenchRecord
@@ -29,21 +29,19 @@ def bench(configs: Sequence[RunConfig], steps: int) -> Iterator[BenchRecord]:
 
     One that runs out of memory yields a record with the reason and no figures.
     """
-    for config in configs:
-        pick_attention(config, pick_machine(config))  # the user's mistakes are reported here, not from a worker
+    machines = [pick_machine(config) for config in configs]  # the user's mistakes are reported here, not from a worker
     context = multiprocessing.get_context("spawn")
-    for config in configs:
+    for config, machine in zip(configs, machines, strict=True):
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             try:
-                yield pool.submit(measure, config, steps).result()
+                yield pool.submit(measure, config, machine, steps).result()
             except BrokenProcessPool:
-                empty = _empty_record(config, pick_machine(config), steps)
+                empty = _empty_record(config, machine, steps)
                 yield replace(empty, reason="the measuring process was killed, most likely for want of memory")
 
 
-def measure(config: RunConfig, steps: int) -> BenchRecord:
+def measure(config: RunConfig, machine: Machine, steps: int) -> BenchRecord:
     """Time `steps` optimizer steps of `config` in this process, after a warm-up."""
-    machine = pick_machine(config)
     record = _empty_record(config, machine, steps)
     try:
         times = _time_steps(config, machine, steps)
@@ -71,7 +69,7 @@ def _empty_record(config: RunConfig, machine: Machine, steps: int) -> BenchRecor
         seq_len=config.model.seq_len,
         device=str(machine),
         dtype=str(machine.dtype).removeprefix("torch."),
-        attention=pick_attention(config, machine),
+        attention=machine.attention,
         steps=steps,
         it_per_s=None,
         examples_per_s=None,

@@ -1,7 +1,7 @@
 """From a preset, ``--smoke``, ``--data`` and ``--set`` to one `RunConfig`, with the origin of every value.
 
-Later wins: schema default, preset, ``--smoke``, ``--data``, ``--set``; then values derived from the rest. All problems are
-collected and raised as one `ConfigError`.
+Later wins: schema default, preset, ``--smoke``, ``--data``, ``--set``; then values derived from the rest. All problems
+are collected and raised as one `ConfigError`.
 """
 
 import difflib
@@ -135,8 +135,9 @@ def _parse_preset(name: str, origin: str, text: str) -> Preset:
 def resolve(preset: str, *, smoke_run: bool = False, data: str | None = None, sets: Sequence[str] = ()) -> Resolved:
     """Build the configuration of `preset` under the given overrides.
 
-    `data` is a local file, folder or glob (``--data``); `sets` are ``section.key=value`` strings (``--set``), values in TOML,
-    bare words taken as strings and ``none`` as unset where the field can be. Raises ConfigError with every problem found.
+    `data` is a local file, folder or glob (``--data``); `sets` are ``section.key=value`` strings (``--set``): values in
+    TOML, bare words taken as strings, and ``none`` as unset where the field can be. Raises ConfigError with every
+    problem found.
     """
     loaded = load_preset(preset)
     problems: list[Problem] = []

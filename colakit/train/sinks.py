@@ -1,6 +1,7 @@
 """Where a run's records go while it trains: console, TensorBoard, ``metrics.jsonl``. Sinks read nothing but records."""
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -92,12 +93,13 @@ class TensorBoardSink:
 
 
 class ConsoleSink:
-    """A progress bar on a terminal, plain lines elsewhere; a line per evaluation on both."""
+    """A progress bar on a terminal, plain lines elsewhere; a line per evaluation on both. Rates are over 20 steps."""
 
     def __init__(self, console: Console, max_steps: int) -> None:
         self._console = console
         self._max_steps = max_steps
         self._every = max(1, max_steps // 10)
+        self._recent: deque[StepRecord] = deque(maxlen=20)
         self._progress: Progress | None = None
         if console.is_terminal:
             self._progress = Progress(
@@ -114,13 +116,16 @@ class ConsoleSink:
 
     def step(self, record: StepRecord) -> None:
         """Move the bar, or print every tenth part of the run."""
-        figures = f"loss {record.loss:.3f}  {_rate(record.it_per_s)} it/s  {record.tokens_per_s:,.0f} tokens/s" + (
-            f"  {record.nan_count} skipped" if record.nan_count else ""
-        )
+        self._recent.append(record)
+        seconds = sum(r.step_ms for r in self._recent) / 1000.0
+        it_per_s, tokens_per_s = len(self._recent) / seconds, sum(r.tokens for r in self._recent) / seconds
+        figures = f"loss {record.loss:.3f}  {it_per_s:.2f} it/s  {tokens_per_s:,.0f} tokens/s"
+        if record.nan_count:
+            figures += f"  {record.nan_count} skipped"
         if self._progress is not None:
             self._progress.update(self._task, completed=record.step, figures=figures)
         elif record.step == 1 or record.step % self._every == 0:
-            left = (self._max_steps - record.step) * record.step_ms / 1000.0
+            left = (self._max_steps - record.step) / it_per_s
             self._line(f"step {record.step}/{self._max_steps}  {figures}  ETA {left:,.0f} s")
         if record.skipped:
             self._line(f"step {record.step}: loss or gradient not finite, update skipped")
@@ -140,10 +145,6 @@ class ConsoleSink:
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _rate(it_per_s: float) -> str:
-    return f"{it_per_s:.2f}" if it_per_s < 100 else f"{it_per_s:.0f}"
 
 
 class SinkSet:

@@ -11,7 +11,7 @@ from types import FrameType
 
 import torch
 
-from colakit.build import Machine, build_model, build_optimizer, pick_attention, pick_machine
+from colakit.build import Machine, build_model, build_optimizer, pick_machine
 from colakit.checkpoint.model_file import save_model
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch, TrainLoader, held_out_batches
@@ -63,7 +63,6 @@ class Trainer:
         root = plan_run_folder(out, config.preset)
         check_sources(config.data)
         self.machine: Machine = pick_machine(config)
-        pick_attention(config, self.machine)
         self.data: PreparedData = prepare(config.data, seq_len=config.model.seq_len, vocab_size=config.model.vocab_size)
         self.model: LM = build_model(config, self.machine)
         self.step = self._train_step()
