@@ -1,0 +1,65 @@
+"""Folders of the user's cache that are either whole or absent, whoever writes them and whenever that is cut short."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from colakit.config.schema import DataConfig
+from colakit.errors import DataError
+
+_TEMP_PREFIX = ".unfinished-"
+_ABANDONED_AFTER_S = 24 * 3600.0
+
+
+def cache_root(config: DataConfig) -> Path:
+    """``data.cache_dir``, or ``$XDG_CACHE_HOME/colakit``, or ``~/.cache/colakit``; it need not exist."""
+    if config.cache_dir is not None:
+        return Path(config.cache_dir).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "colakit"
+
+
+def cached_folder(folder: Path, write: Callable[[Path], None]) -> Path:
+    """`folder`, filled by `write` if it is not there yet.
+
+    `write` fills a temporary neighbour that is renamed when it is complete: a reader, a second process or a kill
+    never meets half a folder. Raises DataError where the cache cannot be written.
+    """
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
+        with tempfile.TemporaryDirectory(prefix=_TEMP_PREFIX, dir=folder.parent, ignore_cleanup_errors=True) as temp:
+            work = Path(temp) / folder.name
+            work.mkdir()
+            write(work)
+            _publish(work, folder)
+    except OSError as error:
+        raise DataError(
+            f"the cache folder {folder.parent} cannot be written: {error.strerror or error}. Free some space there, or "
+            "choose another place with --set data.cache_dir=PATH."
+        ) from error
+    return folder
+
+
+def _publish(work: Path, folder: Path) -> None:
+    try:
+        work.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was faster, with the same content
+            raise
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what killed processes left behind."""
+    for path in parent.glob(f"{_TEMP_PREFIX}*"):
+        try:
+            age_s = time.time() - path.stat().st_mtime
+        except FileNotFoundError:
+            continue  # its owner has just finished
+        if age_s > _ABANDONED_AFTER_S:
+            shutil.rmtree(path, ignore_errors=True)

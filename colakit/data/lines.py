@@ -1,0 +1,145 @@
+"""Documents from .txt, .jsonl and .jsonl.gz files: our own reader, since a fault must name its file and line."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, cast
+
+from colakit.data.document import Document
+from colakit.errors import DataError
+
+MIN_CHUNK_BYTES = 8 * 1024
+MAX_CHUNK_BYTES = 64 * 1024
+MAX_LINE_CHARS = 1024 * 1024
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_txt(path: Path, name: str | None) -> Iterator[Document]:
+    """The text of `path`, cut so that a part can be held out; the documents joined are the text, nothing left out.
+
+    A cut comes before a line with text: after a blank line once there are 8 KiB, after any line once there are
+    64 KiB. `name` makes the ids ``name#0``, ``name#1``, … of one group; without it each document is its own group.
+    """
+    chunks = _chunks(piece for line in read_lines(path) for piece in _pieces(line))
+    for index, text in enumerate(chunks):
+        if text.strip():
+            yield Document(text, None if name is None else f"{name}#{index}")
+
+
+def read_jsonl(path: Path) -> Iterator[Document]:
+    """One document per line: its ``text``, and its ``id`` where it has one. Blank lines and texts are skipped."""
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            document = _parse(line, f"{path}, line {number}")
+            if document.text.strip():
+                yield document
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of `path`, line ends included, a byte order mark taken off. Ends at ``\\n`` alone.
+
+    Raises DataError for a file that is empty, binary, not UTF-8, or a damaged gzip.
+    """
+    number = 0
+    try:
+        with _open(path) as handle:
+            for number, raw in enumerate(handle, start=1):
+                yield _decode(raw.removeprefix(_BOM) if number == 1 else raw, path, number)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path}, after line {number}: the gzip data is truncated or damaged ({error}). Fetch the file again; "
+            f"`gzip -t {path}` checks it."
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
+    if number == 0:
+        raise DataError(f"{path} is empty. Remove it, or fetch it again if it should hold text.")
+
+
+def _open(path: Path) -> IO[bytes]:
+    # cast: a GzipFile reads like any binary file, but typeshed does not call it an IO[bytes]
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _decode(raw: bytes, path: Path, number: int) -> str:
+    if b"\0" in raw:
+        raise DataError(
+            f"{path}, line {number}: a NUL byte, so this is a binary file or UTF-16 text. Give plain text; "
+            f"UTF-16 becomes UTF-8 with `iconv -f utf-16 -t utf-8 {path} > converted{path.suffix}`."
+        )
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, line {number}: byte 0x{raw[error.start]:02x} is not UTF-8. Convert the file, for instance with "
+            f"`iconv -f latin1 -t utf-8 {path} > converted{path.suffix}`."
+        ) from error
+
+
+def _pieces(line: str) -> Iterator[str]:
+    """The line, or a giant one cut behind spaces, so that a text without line ends still makes documents."""
+    start = 0
+    while len(line) - start > MAX_LINE_CHARS:
+        space = line.rfind(" ", start, start + MAX_LINE_CHARS)
+        end = space + 1 if space >= start else start + MAX_LINE_CHARS
+        yield line[start:end]
+        start = end
+    yield line[start:]
+
+
+def _chunks(lines: Iterator[str]) -> Iterator[str]:
+    held: list[str] = []
+    n_bytes = 0
+    after_blank = False
+    for line in lines:
+        is_blank = not line.strip()
+        enough = n_bytes >= (MIN_CHUNK_BYTES if after_blank else MAX_CHUNK_BYTES)
+        if enough and not is_blank:
+            yield "".join(held)
+            held, n_bytes = [], 0
+        held.append(line)
+        n_bytes += len(line.encode())
+        after_blank = is_blank
+    if held:
+        yield "".join(held)
+
+
+def _parse(line: str, where: str) -> Document:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of over 4300 digits
+        raise DataError(f"{where}: not valid JSON ({error}). JSONL holds one object on each line.") from error
+    if not isinstance(row, dict):
+        raise DataError(f'{where}: {_json_type(row)}, not an object. Write each line as {{"text": "…"}}.')
+    if "text" not in row:
+        keys = ", ".join(repr(key) for key in row) or "none"
+        raise DataError(f"{where}: the object has no 'text' (its keys: {keys}). Rename the key that holds the text.")
+    text, name = row["text"], row.get("id")
+    if not isinstance(text, str):
+        raise DataError(f"{where}: 'text' is {_json_type(text)}, not a string. Write the text as one string.")
+    if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
+        raise DataError(f"{where}: 'id' is {_json_type(name)}. It must be a string or a whole number, or be left out.")
+    document = Document(text, None if name is None else str(name))
+    _check_unicode(document, where)
+    return document
+
+
+def _check_unicode(document: Document, where: str) -> None:
+    """JSON can spell half a surrogate pair (``"\\ud83d"``), which no UTF-8 text holds."""
+    try:
+        document.text.encode()
+        (document.id or "").encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: half of a surrogate pair (\\u{ord(error.object[error.start]):04x}), as a text cut inside an "
+            "emoji has. Remove it, or write the whole character."
+        ) from error
+
+
+def _json_type(value: object) -> str:
+    if value is None:
+        return "null"
+    names: dict[type, str] = {bool: "true or false", int: "a number", float: "a number", str: "a string"}
+    return names.get(type(value), "a list" if isinstance(value, list) else "an object")

@@ -1,0 +1,64 @@
+"""Finding a tokenizer by the name a user gives: a folder, a tokenizer.json, or a repository of the Hugging Face hub."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from colakit.data.tokenizer import Tokenizer, read_tokenizer
+from colakit.errors import DataError
+
+
+def load_tokenizer(name_or_path: str) -> Tokenizer:
+    """The tokenizer of a local folder or tokenizer.json, else of a hub repository: from its cache, else downloaded.
+
+    Raises DataError where there is none, or where the hub cannot be reached.
+    """
+    check_tokenizer(name_or_path)
+    path = Path(name_or_path).expanduser()
+    return read_tokenizer(path if path.exists() else _hub_file(name_or_path), source=name_or_path)
+
+
+def check_tokenizer(name_or_path: str) -> None:
+    """Raise DataError for a path that does not exist; whether the hub has a name is known only by asking it."""
+    if _is_path(name_or_path) and not Path(name_or_path).expanduser().exists():
+        raise DataError(
+            f"data.tokenizer = {name_or_path!r}: there is no such file or folder. Give a folder with a tokenizer.json, "
+            "a hub name such as HuggingFaceTB/SmolLM2-135M, or bpe."
+        )
+
+
+def _is_path(name: str) -> bool:
+    """Whether `name` can only be a path: a hub name is ``name`` or ``owner/name``."""
+    return name.startswith(("/", ".", "~")) or name.endswith((".json", os.sep)) or name.count("/") > 1
+
+
+def _hub_file(repository: str) -> Path:
+    """The cached tokenizer.json, its tokenizer_config.json beside it where the repository has one."""
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    try:
+        path = _download(repository, "tokenizer.json")
+        with suppress(EntryNotFoundError):  # not every repository has one, nor every cache
+            _download(repository, "tokenizer_config.json")
+    except (OSError, HfHubHTTPError, EntryNotFoundError, HFValidationError) as error:
+        raise DataError(
+            f"data.tokenizer = {repository!r}: no such local folder, and it cannot be had from the Hugging Face hub "
+            f"({_first_line(error)}). Use --set data.tokenizer=bpe, which trains one on your text; a local folder with "
+            "a tokenizer.json; or set HF_HOME to a cache that holds this repository."
+        ) from error
+    return path
+
+
+def _download(repository: str, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        # The cache first: a machine without a network would else spend half a minute on retries.
+        return Path(hf_hub_download(repository, name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return Path(hf_hub_download(repository, name))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
