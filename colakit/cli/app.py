@@ -1,0 +1,73 @@
+"""The `colakit` command: assembles the subcommands and turns the user's errors into one message and exit code 2.
+
+Command modules import no torch at import time, so that ``--help``, `flops`, `params` and `presets` answer at once.
+"""
+
+import io
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from colakit import __version__
+from colakit.cli import presets
+from colakit.cli.bench import bench
+from colakit.cli.evaluate import evaluate
+from colakit.cli.flops import flops
+from colakit.cli.params import params
+from colakit.cli.train import train
+from colakit.errors import ColakitError
+from colakit.report.tables import stderr_console
+
+app = typer.Typer(
+    name="colakit",
+    help="Train and measure compact transformers: one preset per row of the paper.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # they would print whole tensors
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"colakit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train and measure compact transformers: one preset per row of the paper."""
+
+
+# In the order of `colakit --help`.
+app.command()(train)
+app.command("eval")(evaluate)
+app.command()(bench)
+app.command()(flops)
+app.command()(params)
+app.add_typer(presets.app, name="presets")  # a group: Typer lists groups after all plain commands
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line `args` (unset: the process's own) and exit: 0, 2 for the user's errors, 1 for ours.
+
+    A `ColakitError` becomes its message on the standard error; any other exception leaves a traceback.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("colakit").setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows ? instead of failing
+    try:
+        app(args=args, prog_name="colakit")
+    except ColakitError as error:
+        message = Text.assemble(("Error: ", "bold red"), str(error))
+        stderr_console().print(message, soft_wrap=True)
+        sys.exit(2)

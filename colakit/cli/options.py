@@ -1,0 +1,65 @@
+"""Options that several commands share, with one wording each."""
+
+from typing import Annotated
+
+import typer
+
+DEFAULT_PRESET = "cola-fan-muon"
+
+_CONFIGURATION = "Configuration"
+
+Preset = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        "-p",
+        metavar="NAME|FILE.toml",
+        help="A row of the paper (see `colakit presets`), or a preset file of your own.",
+        rich_help_panel=_CONFIGURATION,
+    ),
+]
+
+Presets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preset",
+        "-p",
+        metavar="NAME|FILE.toml",
+        help="A preset or a preset file; may be repeated. Without it: every preset.",
+        rich_help_panel=_CONFIGURATION,
+        show_default=False,
+    ),
+]
+
+Smoke = Annotated[
+    bool,
+    typer.Option(
+        "--smoke",
+        help="Shrink the preset to what two CPU cores train in about a minute, keeping its kind.",
+        rich_help_panel=_CONFIGURATION,
+    ),
+]
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Read a file, folder or glob of .txt, .jsonl, .jsonl.gz or .parquet instead of the preset's data.",
+        rich_help_panel=_CONFIGURATION,
+        show_default=False,
+    ),
+]
+
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Override one field, as in train.max_steps=100; may be repeated (see `colakit presets show`).",
+        rich_help_panel=_CONFIGURATION,
+        show_default=False,
+    ),
+]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on the standard output.")]
