@@ -144,7 +144,9 @@ def resolve(preset: str, *, smoke_run: bool = False, data: str | None = None, se
     layers: list[tuple[str, Layer]] = [("preset", loaded.values)]
     if smoke_run:
         # The overlay looks at the preset's kind alone; a preset with problems is reported below with everything else.
-        base, _ = _validate(_merge(layer for _, layer in layers))
+        base, base_problems = _validate(_merge(layer for _, layer in layers))
+        # All but a section that is not a table: the overlay would put one in its place.
+        problems += [p for p in base_problems if p.field in RunConfig.model_fields]
         layers.append(("--smoke", smoke.overlay(base)))
     if data is not None:
         cleared = {"dataset": None, "dataset_config": None}
@@ -154,6 +156,9 @@ def resolve(preset: str, *, smoke_run: bool = False, data: str | None = None, se
     problems += set_problems
 
     merged = _merge(layer for _, layer in layers)
+    if "preset" in merged:
+        fix = "Leave it out: a preset is called as its file is."
+        problems.append(Problem("preset", merged["preset"], "not a field to be set", fix))
     config, field_problems = _validate({**merged, "preset": loaded.name})
     problems += field_problems
     broken = {p.field for p in problems}
@@ -168,6 +173,8 @@ def resolve(preset: str, *, smoke_run: bool = False, data: str | None = None, se
 
 def from_saved(values: Layer) -> RunConfig:
     """The `RunConfig` of a run folder's ``config.json``. Raises ConfigError where it does not fit this version."""
+    if not isinstance(values, dict):  # whatever JSON the file held
+        raise ConfigError([Problem("config", values, "not a table of sections", "Restore the run's config.json.")])
     config, problems = _validate(values)
     if problems:
         raise ConfigError(problems)
@@ -210,13 +217,14 @@ def _validate(values: Layer) -> tuple[RunConfig, list[Problem]]:
 
 def _field_problem(path: str, error: ErrorDetails) -> Problem:
     if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(path, known_fields(), n=1, cutoff=0.6)
-        if not close:  # the right key in the wrong section
-            close = [known for known in known_fields() if known.rpartition(".")[2] == path.rpartition(".")[2]]
+        # First the right key in the wrong section, then what is spelt alike.
+        close = [known for known in known_fields() if known.rpartition(".")[2] == path.rpartition(".")[2]]
+        close += difflib.get_close_matches(path, known_fields() if "." in path else RunConfig.model_fields, n=1)
         fix = f"Did you mean {close[0]}?" if close else "`colakit presets show cola` lists every field."
         return Problem(path, error["input"], "no such field", fix)
     rule = error["msg"][0].lower() + error["msg"][1:]
-    return Problem(path, error["input"], rule, f"It is {_describe(path)}.")
+    spelling = " Write true or false." if error["type"] == "bool_type" else ""
+    return Problem(path, error["input"], rule, f"It is {_describe(path)}.{spelling}")
 
 
 def known_fields() -> dict[str, Any]:
@@ -255,8 +263,11 @@ def _parse_value(path: str, raw: str) -> Any:  # Any: a TOML value
     if raw == "none" and type(None) in accepted and not _is_choice(info.annotation if info else None, "none"):
         return None
     try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+        table = tomllib.loads(f"value = {raw}")
+    except tomllib.TOMLDecodeError:
+        return raw
+    value = table["value"]
+    if len(table) > 1:  # more lines than one: not a value
         return raw
     if not isinstance(value, str) and accepted and accepted <= {str, type(None)}:
         return raw

@@ -56,11 +56,23 @@ def check_explicit(config: RunConfig, explicit: frozenset[str]) -> Iterator[Find
             "AdamW does not orthogonalise",
             "optim.optimizer=muon",
         ),
+        (
+            "data.dataset",
+            config.data.source != "hub",
+            f"data.source = {config.data.source!r} reads no Hugging Face dataset",
+            "data.source=hub",
+        ),
+        (
+            "data.dataset_config",
+            config.data.source != "hub",
+            f"data.source = {config.data.source!r} reads no Hugging Face dataset",
+            "data.source=hub",
+        ),
     )
     for field, useless, rule, remedy in no_effect:
-        if useless and field in explicit:
-            section, _, key = field.partition(".")
-            value = getattr(getattr(config, section), key)
+        section, _, key = field.partition(".")
+        value = getattr(getattr(config, section), key)
+        if useless and field in explicit and value is not None:  # unsetting it by hand is no contradiction
             fix = f"Leave {field} out, or add --set {remedy}."
             yield (
                 Problem(field, value, f"{rule}, so this would have no effect", fix),

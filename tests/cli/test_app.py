@@ -1,0 +1,167 @@
+"""The command as a whole: no torch, exit codes, one message, quiet pipes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import colakit as package
+from colakit.cli import params as params_command
+from colakit.cli.app import main
+
+Run = Callable[..., Any]  # Any: conftest's Outcome, which cannot be imported from here
+
+COUNTING = [
+    ["--help"],
+    ["--version"],
+    ["flops"],
+    ["flops", "--preset", "cola", "--json"],
+    ["params"],
+    ["presets"],
+    ["presets", "show", "cola", "--smoke"],
+]
+
+
+@pytest.mark.parametrize("args", COUNTING, ids=" ".join)
+def test_counting_and_listing_never_import_torch(args: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from colakit.cli.app import main\n"
+        "try:\n"
+        f"    main({args!r})\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'tokenizers', 'tensorboard', 'matplotlib'}\n"
+        "heavy &= sys.modules.keys()\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_help_lists_the_commands_in_their_order(colakit: Run) -> None:
+    """Those that train and measure come before those that count and list."""
+    text = colakit("--help").out.partition("Commands")[2]
+    order = ["train", "eval", "bench", "flops", "params", "presets"]
+    listed = [line.strip("│| ").partition(" ")[0] for line in text.splitlines()]
+    commands = [name for name in listed if name in order]
+    assert commands == [name for name in order if name in commands]
+    assert {"flops", "params", "presets"} <= set(commands)
+
+
+def test_version(colakit: Run) -> None:
+    outcome = colakit("--version")
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"colakit {package.__version__}\n", "")
+
+
+def test_it_runs_as_a_module() -> None:
+    args = [sys.executable, "-m", "colakit", "presets", "--json"]
+    done = subprocess.run(args, capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout)["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["presets", "show", "colla"], "preset = 'colla': no preset has this name. Did you mean cola"),
+        (["presets", "show", "missing.toml"], "preset = 'missing.toml': the file cannot be read"),
+        (["presets", "show", "cola", "--set", "train.max_step=3"], "Did you mean train.max_steps?"),
+        (["params", "--preset", "cola", "--preset", "colla"], "preset = 'colla'"),
+        (["params", "--set", "model.n_heads=18", "--set", "optim.lr=-1", "--json"], "2 problems in the configuration"),
+        (["flops", "--preset", "cola", "--set", "model.d_ff=0"], "model.d_ff = 0"),
+        (["presets", "show", "cola", "--set", "data.path=[bold]"], "data.path = '[bold]'"),
+    ],
+)
+def test_a_wrong_configuration_is_one_message_and_exit_2(colakit: Run, args: list[str], message: str) -> None:
+    outcome = colakit(*args)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.count("Error: ") == 1
+    assert outcome.err.count("in the configuration:") == 1
+    assert message in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["flop"], "Did you mean 'flops'"),
+        (["flops", "--d", "0"], "'--d'"),
+        (["flops", "--n", "-3"], "'--n'"),
+        (["flops", "--d-ff", "x"], "'--d-ff'"),
+        (["flops", "--r", "1.5"], "'--r'"),
+        (["flops", "--preset", "cola", "--batch-size", "0"], "'--batch-size'"),
+        (["flops", "--preset", "cola", "--d", "3"], "--d: belongs to Table 6"),
+        (["flops", "--preset", "cola", "--d-ff", "768", "--n", "1"], "--d-ff, --n: belongs to Table 6"),
+        (["flops", "--batch-size", "3"], "--batch-size: counts for a preset only"),
+        (["flops", "--smoke", "--set", "train.seed=3"], "--smoke, --set: counts for a preset only"),
+        (["params", "cola"], "unexpected extra argument"),
+        (["params", "--presets", "cola"], "No such option: --presets"),
+        (["presets", "cola"], "No such command 'cola'"),
+        (["presets", "show"], "Missing argument"),
+        (["presets", "--json", "show", "cola"], "put it last"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_a_wrong_command_line_is_one_message_and_exit_2(colakit: Run, args: list[str], message: str) -> None:
+    outcome = colakit(*args)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert message in outcome.err
+    assert outcome.err.count("─ Error ─") == 1
+
+
+def test_a_bug_leaves_its_traceback(colakit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(params_command, "count_params", broken)
+    with pytest.raises(RuntimeError, match="ours"):
+        colakit("params")
+
+
+def test_a_bug_exits_1_without_showing_locals() -> None:
+    """Locals would be whole tensors."""
+    code = (
+        "from colakit.cli import app, params\n"
+        "def broken(model):\n"
+        "    weights = 'a local value'\n"
+        "    return 1 / 0\n"
+        "params.count_params = broken\n"
+        "app.main(['params'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ZeroDivisionError" in done.stderr
+    assert "a local value" not in done.stderr
+
+
+@pytest.mark.parametrize("args", [["presets", "--json"], ["params"], ["flops"], ["presets", "show", "cola"]])
+def test_a_closed_pipe_is_quiet(args: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "colakit", *args]
+    # Buffered, as it is for people: then the last line is only written when the output is flushed.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, env=env, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_terminal_without_the_characters_is_no_crash() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "colakit", "presets"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=True)
+    assert "?6.2, tied" in done.stdout
+
+
+def test_main_reads_the_process_arguments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "argv", ["colakit", "--version"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("colakit ")

@@ -1,0 +1,123 @@
+"""Every rule that joins several fields: it is broken once, and named by field, rule and fix."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from colakit.config import rules
+from colakit.config.load import resolve
+from colakit.config.schema import ModelConfig, RunConfig
+from colakit.errors import Problem
+
+ProblemsOf = Callable[..., dict[str, Problem]]
+
+BROKEN = [
+    # sets, the field that is reported, words of its rule, words of its fix
+    (["model.n_heads=18"], "model.n_heads", "d_model (768) must be divisible", "12, 16, 24"),
+    (["model.d_model=36", "model.linear=dense"], "model.n_heads", "head_dim", "Change d_model"),
+    (["model.n_kv_heads=5"], "model.n_kv_heads", "n_heads (12) must be divisible", "4, 6"),
+    (["model.rank=384"], "model.rank", "k_proj and v_proj (768 → 384) would have rank 384", "below 384"),
+    (["model.d_ff=20", "model.rank=39"], "model.rank", "down_proj (20 → 768)", "below 20"),
+    (["model.vocab_size=100"], "model.rank", "lm_head (768 → 100) would have rank 192", "below 100"),
+    (["model.linear=dense", "model.fan=qkv"], "model.fan", "CoLA_FAN is a low-rank layer", "model.fan=input"),
+    (["model.fan=qkv", "model.fan_ratio=0.002"], "model.fan_ratio", "is 0 for a layer of width 384", "Raise it"),
+    (["model.fan=input", "model.fan_ratio=0.001"], "model.fan_ratio", "is 0 for a layer of width 768", "Raise it"),
+    (["model.fan_dropout=0.1"], "model.fan_dropout", "only CoLA_FAN", "Set it to 0"),
+    (["model.fan=input", "model.fan_dropout=0.1"], "model.fan_dropout", "only CoLA_FAN", "Set it to 0"),
+    (
+        ["model.fan=qkv", "model.fan_dropout=0.5", "model.fan_dropout_growth=0.1"],
+        "model.fan_dropout_growth",
+        "the last block would drop 1.05",
+        "Lower it",
+    ),
+    (
+        ["model.fan=qkv", "model.fan_dropout_growth=0.1"],
+        "model.fan_dropout_growth",
+        "fan_dropout is 0",
+        "Set model.fan_dropout too",
+    ),
+    (["model.qkv_norm=none"], "model.qkv_norm", "hybrid norm normalises Q, K and V", "rms or l2"),
+    (["model.norm=listing", "model.qkv_norm=none"], "model.qkv_norm", "listing norm normalises", "rms or l2"),
+    (["model.linear=dense", "model.remat=cola_m"], "model.remat", "dense layers have none", "model.remat=none"),
+    (["train.device=cpu", "model.attention=flash"], "model.attention", "runs on CUDA only", "auto or sdpa"),
+    (["data.source=files"], "data.path", "data.source = 'files' needs it", "--data PATH"),
+    (["data.dataset=none"], "data.dataset", "data.source = 'hub' needs it", "Set data.dataset"),
+    (["data.path=x"], "data.path", "data.source = 'hub' does not read it", "--data PATH"),
+    (["train.micro_batch_size=5"], "train.micro_batch_size", "batch_size (16) must be divisible", "4, 8"),
+    # contradictions among what was set by hand
+    (["optim.warmup_steps=50", "train.max_steps=50"], "optim.warmup_steps", "must end before the run", "Lower it"),
+    (["model.linear=dense", "model.rank=8"], "model.rank", "no low-rank layers", "model.linear=cola"),
+    (["model.fan_ratio=0.2"], "model.fan_ratio", "no Fourier features", "model.fan=qkv"),
+    (["data.source=stdlib", "data.dataset=x"], "data.dataset", "reads no Hugging Face dataset", "data.source=hub"),
+    (["data.source=stdlib", "data.dataset_config=x"], "data.dataset_config", "reads no Hugging Face", "source=hub"),
+    (["optim.momentum=0.9"], "optim.momentum", "AdamW has no such momentum", "optim.optimizer=muon"),
+    (["optim.ns_steps=7"], "optim.ns_steps", "does not orthogonalise", "optim.optimizer=muon"),
+]
+
+
+@pytest.mark.parametrize(("sets", "field", "rule", "fix"), BROKEN, ids=lambda v: ",".join(v) if type(v) is list else "")
+def test_a_broken_rule_is_the_only_problem(
+    problems_of: ProblemsOf, sets: list[str], field: str, rule: str, fix: str
+) -> None:
+    found = problems_of(*sets)
+    assert found.keys() == {field}
+    assert rule in found[field].rule
+    assert fix in found[field].fix
+
+
+ALLOWED = [
+    ["model.n_kv_heads=12"],
+    ["model.n_kv_heads=1", "model.linear=dense"],
+    ["model.n_kv_heads=1", "model.rank=63"],
+    ["model.rank=383"],
+    ["model.vocab_size=100", "model.tie_embeddings=true"],
+    ["model.vocab_size=100", "model.linear=dense"],
+    ["model.fan=qkv", "model.fan_ratio=0.0"],
+    ["model.fan=qkv", "model.fan_ratio=0.003"],
+    ["model.fan=input", "model.fan_ratio=0.002"],
+    ["model.linear=dense", "model.fan=input"],
+    ["model.fan=qkv", "model.fan_dropout=0.5", "model.fan_dropout_growth=0.09"],
+    ["model.norm=pre", "model.qkv_norm=none"],
+    ["model.norm=listing", "model.qkv_norm=l2"],
+    ["model.attention=flash"],
+    ["train.micro_batch_size=4"],
+    ["train.micro_batch_size=100"],
+    ["optim.warmup_steps=49", "train.max_steps=50"],
+    ["train.max_steps=50"],
+    ["optim.optimizer=muon", "optim.momentum=0.9", "optim.ns_steps=7"],
+    ["model.fan=input", "model.fan_ratio=0.2"],
+    ["model.linear=dense", "model.rank=none"],
+    ["data.source=stdlib", "data.dataset=none"],
+]
+
+
+@pytest.mark.parametrize("sets", ALLOWED, ids=",".join)
+def test_what_is_just_inside_a_rule_is_allowed(sets: list[str]) -> None:
+    resolve("cola", sets=sets)
+
+
+def test_a_preset_may_hold_what_a_variant_does_not_use(preset_file: Callable[[str], str]) -> None:
+    """Only fields set by hand are contradictions: a preset's momentum is simply Muon's when Muon is chosen."""
+    preset = preset_file("[model]\nfan_ratio = 0.2\n[optim]\nmomentum = 0.8\n")
+    assert resolve(preset).config.optim.momentum == 0.8
+
+
+def test_a_field_with_a_problem_of_its_own_is_not_judged_with_others(problems_of: ProblemsOf) -> None:
+    found = problems_of("model.n_heads=x", "model.d_model=100", "train.batch_size=0", "train.micro_batch_size=3")
+    assert found.keys() == {"model.n_heads", "train.batch_size"}
+
+
+@given(d_model=st.integers(2, 400), n_heads=st.integers(2, 40), n_kv_heads=st.integers(1, 40))
+def test_every_number_of_heads_that_is_suggested_would_do(d_model: int, n_heads: int, n_kv_heads: int) -> None:
+    assume(d_model % n_heads or n_heads % n_kv_heads)
+    model = ModelConfig(d_model=d_model, n_heads=n_heads, n_kv_heads=n_kv_heads, linear="dense")
+    whole = {"model.n_heads": d_model, "model.n_kv_heads": n_heads}
+    found = [p for p, _ in rules.check(RunConfig(model=model)) if p.fix.startswith("Use one of")]
+    assert found
+    for problem in found:
+        suggested = [int(number) for number in re.findall(r"\d+", problem.fix)]
+        assert suggested
+        assert all(whole[problem.field] % number == 0 for number in suggested)
