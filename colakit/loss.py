@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 IGNORE = -100
-"""The target of a position that has none: it counts in no sum."""
+"""The target of a position that has none: it counts in no sum. PyTorch's default ``ignore_index``."""
 
 MAX_LOGITS = 2**26
 """Logits held at once, 256 MiB in float32. One chunk is computed once; several are recomputed in the backward pass."""

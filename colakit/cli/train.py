@@ -46,4 +46,4 @@ def train(
         print_json(summary.to_dict())
         return
     print_table(summary_table(summary))
-    console.print(sample_text(summary))
+    console.print(sample_text(summary), soft_wrap=True)

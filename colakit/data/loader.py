@@ -12,9 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from colakit.data.packing import PAD, count_tokens
-
-IGNORE = -100
-"""Target of a position that does not count: PyTorch's default ``ignore_index``."""
+from colakit.loss import IGNORE
 
 _CAPPED_SEED = 0
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from colakit.build import Machine
-from colakit.data.loader import IGNORE, Batch
-from colakit.loss import loss_sums
+from colakit.data.loader import Batch
+from colakit.loss import IGNORE, loss_sums
 from colakit.model.lm import LM
 from colakit.records import EvalRecord
 from colakit.units import NATS_PER_BIT
