@@ -1,4 +1,4 @@
-"""What all tests share: a cache folder of their own, and one thread per worker where workers run side by side."""
+"""What all tests share: a cache folder of their own, and one thread, since tiny tensors gain nothing from two."""
 
 import os
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported
+    # Read when torch is first imported, here and in the processes that tests start.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -113,6 +113,15 @@ class LowRank(Projections):
         return slices
 
 
+def _expand(z: Tensor, b: Tensor, bias: Tensor) -> Tensor:
+    """B·z + bias: [..., R] → [..., O].
+
+    In two dimensions: `F.linear` of a strided three-dimensional input, as a slice of the wide A's output is, falls back
+    to mm and add, which CoLA-M would take for an A.
+    """
+    return F.linear(z.reshape(-1, z.shape[-1]), b, bias).view(*z.shape[:-1], -1)
+
+
 class CoLA(LowRank):
     """CoLA (Algorithm 3, eq. 8): h' = B·σ(A·x), σ = GELU, A ∈ R^{R×D} without bias, B ∈ R^{O×R} with one."""
 
@@ -122,7 +131,7 @@ class CoLA(LowRank):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """x [..., D] → one [..., O] per part."""
         z = self.low_rank(x)
-        return tuple(F.linear(z_i, b, bias) for z_i, b, bias in zip(z, self.b, self.bias, strict=True))
+        return tuple(_expand(z_i, b, bias) for z_i, b, bias in zip(z, self.b, self.bias, strict=True))
 
 
 class CoLAFAN(LowRank):
@@ -143,7 +152,7 @@ class CoLAFAN(LowRank):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """x [..., D] → one [..., O] per part."""
         z = self.low_rank(x)
-        h = [F.linear(self.dropout(z_i), b, bias) for z_i, b, bias in zip(z, self.b, self.bias, strict=True)]
+        h = [_expand(self.dropout(z_i), b, bias) for z_i, b, bias in zip(z, self.b, self.bias, strict=True)]
         return tuple(torch.cat([p.cos(), p.sin(), n], dim=-1) for p, n in zip(h[::2], h[1::2], strict=True))
 
 

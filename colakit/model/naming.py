@@ -23,18 +23,33 @@ def publish(root: nn.Module, state: StateDict, prefix: str, _metadata: object) -
             state[public + name] = stored[parameter][rows]
 
 
-def restore(root: nn.Module, state: StateDict, prefix: str, *_: object) -> None:
-    """Load hook: join the published entries again. An incomplete projection is left for torch to report."""
+def restore(
+    root: nn.Module,
+    state: StateDict,
+    prefix: str,
+    _metadata: object,
+    strict: bool,
+    _missing: list[str],
+    _unexpected: list[str],
+    errors: list[str],
+) -> None:
+    """Load hook: join the published entries again; what is missing or of another shape goes to `errors` by its name."""
     for path, public, module in _projections(root, prefix):
-        pieces: dict[str, list[Tensor | None]] = {}
-        for name, (parameter, _rows) in module.public_slices().items():
-            pieces.setdefault(parameter, []).append(state.get(public + name))
-        for name in module.public_slices():
-            state.pop(public + name, None)
+        stored = dict(module.named_parameters())
+        pieces: dict[str, list[Tensor]] = {name: [] for name in stored}
+        for name, (parameter, rows) in module.public_slices().items():
+            tensor, expected = state.pop(public + name, None), stored[parameter][rows].shape
+            if tensor is None:
+                errors.extend([f"Missing key in state_dict: {public}{name}"] if strict else [])
+            elif tensor.shape != expected:
+                errors.append(f"size mismatch for {public}{name}: {tuple(tensor.shape)}, not {tuple(expected)}")
+            else:
+                pieces[parameter].append(tensor)
         for parameter, tensors in pieces.items():
-            present = [t for t in tensors if t is not None]
-            if len(present) == len(tensors):
-                state[path + parameter] = torch.cat(present) if len(present) > 1 else present[0]
+            joined = torch.cat(tensors) if len(tensors) > 1 else tensors[0] if tensors else stored[parameter]
+            # An incomplete one keeps its own value: the error is already noted, under the name a user knows.
+            complete = joined.shape == stored[parameter].shape
+            state[path + parameter] = joined if complete else stored[parameter]
 
 
 def _projections(root: nn.Module, prefix: str) -> Iterator[tuple[str, str, Projections]]:

@@ -22,7 +22,10 @@ def _keep_low_rank(
 
 
 def cola_m(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Run `block` on x [B, T, D] so that its backward pass finds x and the outputs of its A's, and nothing else."""
+    """Run `block` on x [B, T, D] so that its backward pass finds x and the outputs of its A's, and nothing else.
+
+    With ATF the cosine and sine arguments of the FAN layer, a product without bias too, are kept as well.
+    """
     contexts = partial(create_selective_checkpoint_contexts, _keep_low_rank)
     out: Tensor = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
     return out

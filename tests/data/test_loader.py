@@ -6,8 +6,8 @@ import torch
 from numpy.typing import NDArray
 
 from colakit.data.loader import Batch, TrainLoader, held_out_batches
-from colakit.loss import IGNORE
 from colakit.data.packing import pack
+from colakit.loss import IGNORE
 
 SEQ_LEN = 5
 

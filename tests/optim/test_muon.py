@@ -1,0 +1,163 @@
+"""Muon against a slow float64 version that holds each matrix alone.
+
+With the iteration patched to float64 the two differ by roundings that Newton–Schulz enlarges some 500 times per step:
+1e-10 after six steps is ample, and far below any wrong constant.
+"""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from colakit.optim.muon import Muon
+from tests.oracles import reference as ref
+
+TIGHT = {"rtol": 0.0, "atol": 1e-10}
+SETTINGS = {"lr": 0.03, "momentum": 0.9, "weight_decay": 0.4, "ns_steps": 5}
+
+
+@pytest.fixture
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colakit.optim.muon.compute_dtype", lambda _device: torch.float64)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def muon(params: list[Tensor], rows: list[tuple[int, ...]], **changes: float) -> Muon:
+    return Muon([{"params": params, "matrix_rows": rows}], **(SETTINGS | changes))  # type: ignore[arg-type]
+
+
+SHAPES = [(9, 5), (12, 4), (3, 7), (4, 5)]
+ROWS = [(4, 5), (4, 4, 4), (3,), (4,)]  # unequal rows; (4, 5) is met twice, in a stack and alone
+
+
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize("changes", [{}, {"momentum": 0.0}, {"weight_decay": 0.0}, {"ns_steps": 3}])
+def test_six_steps_are_those_of_the_slow_version(changes: dict[str, float]) -> None:
+    params = [nn.Parameter(randn(*s, seed=i)) for i, s in enumerate(SHAPES)]
+    optimizer = muon(params, ROWS, **changes)
+    slow = [
+        [ref.SlowMuon(m, **(SETTINGS | changes)) for m in torch.split(p.detach(), rows)]  # type: ignore[arg-type]
+        for p, rows in zip(params, ROWS, strict=True)
+    ]
+    for step in range(6):
+        for i, (p, rows, alone) in enumerate(zip(params, ROWS, slow, strict=True)):
+            p.grad = randn(*p.shape, seed=100 + 10 * step + i)
+            for one, g in zip(alone, torch.split(p.grad, rows), strict=True):
+                one.step(g)
+        optimizer.step()
+        for p, alone in zip(params, slow, strict=True):
+            torch.testing.assert_close(p.detach(), torch.cat([one.w for one in alone]), **TIGHT)
+
+
+def test_in_float32_it_stays_close_to_float64() -> None:
+    """The iteration loses some 3e-5 of an orthogonal matrix; the step is that times lr·0.2·√9."""
+    w, g = randn(9, 5), randn(9, 5, seed=1)
+    p = nn.Parameter(w.float())
+    p.grad = g.float()
+    muon([p], [(4, 5)]).step()
+    slow = [ref.SlowMuon(m, **SETTINGS) for m in torch.split(w, (4, 5))]  # type: ignore[arg-type]
+    for one, part in zip(slow, torch.split(g, (4, 5)), strict=True):
+        one.step(part)
+    torch.testing.assert_close(p.detach().double(), torch.cat([s.w for s in slow]), rtol=0.0, atol=5e-6)
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_a_stack_is_the_same_matrices_held_apart() -> None:
+    whole = nn.Parameter(randn(9, 5))
+    parts = [nn.Parameter(m.clone()) for m in torch.split(whole.detach(), (4, 3, 2))]
+    one, many = muon([whole], [(4, 3, 2)]), muon(list(parts), [(4,), (3,), (2,)])
+    for step in range(3):
+        whole.grad = randn(9, 5, seed=step + 1)
+        for part, g in zip(parts, torch.split(whole.grad, (4, 3, 2)), strict=True):
+            part.grad = g.clone()
+        one.step()
+        many.step()
+    torch.testing.assert_close(whole.detach(), torch.cat([p.detach() for p in parts]), rtol=0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1e4, 1e8])
+def test_the_direction_ignores_the_gradient_s_scale(scale: float) -> None:
+    ends = []
+    for factor in (1.0, scale):
+        p = nn.Parameter(randn(9, 5).float())
+        optimizer = muon([p], [(4, 5)])
+        for step in range(3):
+            p.grad = factor * randn(9, 5, seed=step + 1).float()
+            optimizer.step()
+        ends.append(p.detach())
+    torch.testing.assert_close(ends[0], ends[1], rtol=0.0, atol=1e-4)
+
+
+def test_a_gradient_that_has_died_away_never_turns_into_nan() -> None:
+    """A branch that gets no more gradient: its momentum shrinks by 0.95 a step through all small float32 numbers."""
+    p = nn.Parameter(randn(9, 5).float())
+    optimizer = muon([p], [(4, 5)], weight_decay=0.0, lr=1e-4, momentum=0.95)
+    p.grad = randn(9, 5, seed=1).float()
+    optimizer.step()
+    p.grad = torch.zeros_like(p)
+    for _ in range(1300):
+        optimizer.step()
+    assert bool(torch.isfinite(p).all())
+
+
+def test_no_gradient_and_no_momentum_leave_weight_decay_alone() -> None:
+    p = nn.Parameter(randn(9, 5).float())
+    before = p.detach().clone()
+    p.grad = torch.zeros_like(p)
+    muon([p], [(4, 5)]).step()
+    torch.testing.assert_close(p.detach(), before * (1 - 0.03 * 0.4), rtol=1e-6, atol=0.0)
+
+
+def test_a_parameter_without_gradient_is_left_alone() -> None:
+    p, q = nn.Parameter(randn(9, 5).float()), nn.Parameter(randn(9, 5, seed=1).float())
+    before = q.detach().clone()
+    p.grad = torch.ones_like(p)
+    optimizer = muon([p, q], [(4, 5), (9,)])
+    optimizer.step()
+    assert torch.equal(q, before)
+    assert q not in optimizer.state
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (24, 96)])
+def test_an_update_has_the_root_mean_square_of_an_adamw_step(shape: tuple[int, int]) -> None:
+    """0.2·√max(M, K)·O has entries of about 0.2 (arXiv 2502.16982), where AdamW's have 0.2 to 0.4."""
+    p = nn.Parameter(torch.zeros(shape))
+    p.grad = randn(*shape).float()
+    muon([p], [(shape[0],)], lr=1.0).step()
+    assert 0.14 < float(p.detach().square().mean().sqrt()) < 0.24
+    singular = torch.linalg.svdvals(p.detach()) / (0.2 * math.sqrt(max(shape)))
+    assert float(singular.min()) > 0.6
+    assert float(singular.max()) < 1.3
+
+
+@pytest.mark.parametrize("rows", [(4, 4), (4, 6), (), (5,), (9, 9)])
+def test_rows_that_do_not_add_up_are_refused(rows: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"shape \(9, 5\) does not hold matrices of rows"):
+        muon([nn.Parameter(randn(9, 5))], [rows])
+
+
+def test_a_vector_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not hold matrices"):
+        muon([nn.Parameter(randn(9))], [(9,)])
+
+
+def test_rows_are_needed_for_each_parameter() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        muon([nn.Parameter(randn(9, 5)), nn.Parameter(randn(4, 5))], [(9,)])
+
+
+def test_a_closure_is_evaluated_with_gradients() -> None:
+    p = nn.Parameter(randn(9, 5).float())
+    optimizer = muon([p], [(9,)])
+
+    def closure() -> float:
+        loss = p.square().sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == pytest.approx(float(randn(9, 5).float().square().sum()))
+    assert p.grad is not None
