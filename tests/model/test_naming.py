@@ -1,6 +1,7 @@
 """What `state_dict` publishes and `load_state_dict` takes: names, shapes, order, round trips."""
 
 import copy
+import math
 import re
 
 import pytest
@@ -177,7 +178,8 @@ def test_the_published_tensors_of_q_are_those_of_q(preset: str, name: str, index
 def test_gate_comes_before_up_and_a_tied_head_is_the_embedding() -> None:
     model = tiny_model(tiny_config("refined-tied")).eval()
     hidden = torch.randn(5, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(model.head(hidden), hidden @ model.state_dict()["tok_embed.weight"].T)
+    expected = hidden @ model.state_dict()["tok_embed.weight"].T * (4 / math.sqrt(48))
+    torch.testing.assert_close(model.head(hidden), expected)
     assert model.output is None
 
 
