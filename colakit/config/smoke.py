@@ -23,7 +23,7 @@ def overlay(config: RunConfig) -> dict[str, dict[str, Any]]:  # Any: TOML values
             "seq_len": 256,
             **({"rank": 64} if config.model.rank is not None else {}),
         },
-        "optim": {"lr": 1.2e-2 if muon else 4e-3, "warmup_steps": 20},
+        "optim": {"lr": 8e-3 if muon else 4e-3, "warmup_steps": 20},
         "data": {
             "source": "stdlib",
             "dataset": None,
@@ -33,10 +33,10 @@ def overlay(config: RunConfig) -> dict[str, dict[str, Any]]:  # Any: TOML values
             "val_fraction": 0.02,
         },
         "train": {
-            "max_steps": 120,
-            "batch_size": 16,
+            "max_steps": 300,
+            "batch_size": 8,
             "micro_batch_size": None,
-            "eval_every": 30,
+            "eval_every": 60,
             "eval_tokens": 65_536,
         },
     }
