@@ -23,7 +23,7 @@ def overlay(config: RunConfig) -> dict[str, dict[str, Any]]:  # Any: TOML values
             "seq_len": 256,
             **({"rank": 64} if config.model.rank is not None else {}),
         },
-        "optim": {"lr": 8e-3 if muon else 4e-3, "warmup_steps": 20},
+        "optim": {"lr": 8e-3 if muon else 2e-3, "warmup_steps": 20},
         "data": {
             "source": "stdlib",
             "dataset": None,
