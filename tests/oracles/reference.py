@@ -249,9 +249,7 @@ def lm(tokens: Tensor, p: Params, c: Any) -> Tensor:
         x = block(x, sub(p, f"blocks.{depth}"), c, first=depth == 0)
     x = each_vector(lambda v: rms_norm(v, p["norm.weight"], c.norm_eps), x)
     if c.tie_embeddings:
-        return each_vector(
-            lambda v: table @ v * 4 / math.sqrt(c.d_model), x
-        )  # scaled: see the README
+        return each_vector(lambda v: table @ v * 4 / math.sqrt(c.d_model), x)  # scaled: see the README
     return each_vector(lambda v: project(v, sub(p, "lm_head")), x)
 
 
