@@ -27,11 +27,11 @@ WARMUP_STEPS = 2
 def bench(configs: Sequence[RunConfig], steps: int) -> Iterator[BenchRecord]:
     """Measure each configuration over `steps` optimizer steps after a warm-up; yield its record when it is there.
 
-    One that runs out of memory yields a record with the reason and no figures.
+    They differ in batch size alone. One that runs out of memory yields a record with the reason and no figures.
     """
-    machines = [pick_machine(config) for config in configs]  # the user's mistakes are reported here, not from a worker
+    machine = pick_machine(configs[0])  # the user's mistakes are reported here, not from a worker
     context = multiprocessing.get_context("spawn")
-    for config, machine in zip(configs, machines, strict=True):
+    for config in configs:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             try:
                 yield pool.submit(measure, config, machine, steps).result()

@@ -231,4 +231,4 @@ def test_flops_of_a_preset(colakit: Run, args: list[str], batch_size: int) -> No
 def test_flops_of_a_preset_takes_overrides(colakit: Run) -> None:
     small = resolve("cola", smoke_run=True, sets=["model.n_layers=1"]).config
     args = ["flops", "-p", "cola", "--smoke", "--set", "model.n_layers=1", "--json"]
-    assert one_object(colakit(*args).out)["total_flops"] == forward_flops(small.model, 16).total
+    assert one_object(colakit(*args).out)["total_flops"] == forward_flops(small.model, small.train.batch_size).total
