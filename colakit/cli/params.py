@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from colakit.analysis.params import ComponentCount, count_params, non_embedding_params, total_params
 from colakit.cli import options
-from colakit.config.load import preset_names, resolve
+from colakit.config.load import resolve
+from colakit.config.presets import preset_names
 from colakit.paper.claims import Claim, claim
 from colakit.records import ParamRecord
 from colakit.report.tables import add_name_column, add_number_column, new_table, print_json, print_note, print_table

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from colakit.cli import options
-from colakit.config.load import Resolved, load_preset, preset_names, resolve
+from colakit.config.load import Resolved, resolve
+from colakit.config.presets import load_preset, preset_names
 from colakit.report.tables import add_name_column, add_text_column, new_table, print_json, print_note, print_table
 
 app = typer.Typer(help="List the presets, one per row of the paper.", invoke_without_command=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from colakit.config.schema import ModelConfig, RunConfig
+from colakit.config.schema import RunConfig
 from colakit.errors import Problem
 
 # A problem, and the fields it was found from: not reported where one of them already has a problem of its own.
@@ -11,8 +11,9 @@ Finding = tuple[Problem, tuple[str, ...]]
 
 def check(config: RunConfig) -> Iterator[Finding]:
     """Yield the broken cross-field rules of `config`."""
-    yield from _heads(config.model)
-    yield from _ranks(config.model)
+    yield from _heads(config)
+    yield from _ranks(config)
+    yield from _fan(config)
     yield from _variants(config)
     yield from _data(config)
     yield from _batches(config)
@@ -20,98 +21,76 @@ def check(config: RunConfig) -> Iterator[Finding]:
 
 def check_explicit(config: RunConfig, explicit: frozenset[str]) -> Iterator[Finding]:
     """Yield contradictions among the fields the user set by hand (`explicit`, dotted): those would have no effect."""
-    if "optim.warmup_steps" in explicit and config.optim.warmup_steps >= config.train.max_steps:
-        yield (
-            Problem(
-                "optim.warmup_steps",
-                config.optim.warmup_steps,
-                f"the warm-up must end before the run does (train.max_steps = {config.train.max_steps})",
-                "Lower it, raise train.max_steps, or leave it out: a short run gets a shorter warm-up by itself.",
-            ),
-            ("optim.warmup_steps", "train.max_steps"),
-        )
-    model, optim = config.model, config.optim
+    steps = config.train.max_steps
+    yield from _broken(
+        config,
+        "optim.warmup_steps" in explicit and config.optim.warmup_steps >= steps,
+        "optim.warmup_steps",
+        f"the warm-up must end before the run does (train.max_steps = {steps})",
+        "Lower it, raise train.max_steps, or leave it out: a short run gets a shorter warm-up by itself.",
+        "train.max_steps",
+    )
+    no_dataset = f"data.source = {config.data.source!r} reads no Hugging Face dataset"
+    adamw = config.optim.optimizer == "adamw"
     no_effect = (
-        (
-            "model.rank",
-            model.linear == "dense",
-            "model.linear = 'dense' has no low-rank layers",
-            "model.linear=cola",
-        ),
-        (
-            "model.fan_ratio",
-            model.fan == "none",
-            "model.fan = 'none' has no Fourier features",
-            "model.fan=qkv",
-        ),
-        (
-            "optim.momentum",
-            optim.optimizer == "adamw",
-            "AdamW has no such momentum (it has beta1)",
-            "optim.optimizer=muon",
-        ),
-        (
-            "optim.ns_steps",
-            optim.optimizer == "adamw",
-            "AdamW does not orthogonalise",
-            "optim.optimizer=muon",
-        ),
-        (
-            "data.dataset",
-            config.data.source != "hub",
-            f"data.source = {config.data.source!r} reads no Hugging Face dataset",
-            "data.source=hub",
-        ),
-        (
-            "data.dataset_config",
-            config.data.source != "hub",
-            f"data.source = {config.data.source!r} reads no Hugging Face dataset",
-            "data.source=hub",
-        ),
+        ("model.rank", config.model.linear == "dense", "dense has no low-rank layers", "model.linear=cola"),
+        ("model.fan_ratio", config.model.fan == "none", "model.fan = 'none' has no Fourier features", "model.fan=qkv"),
+        ("optim.momentum", adamw, "AdamW has no such momentum (it has beta1)", "optim.optimizer=muon"),
+        ("optim.ns_steps", adamw, "AdamW does not orthogonalise", "optim.optimizer=muon"),
+        ("data.dataset", config.data.source != "hub", no_dataset, "data.source=hub"),
+        ("data.dataset_config", config.data.source != "hub", no_dataset, "data.source=hub"),
     )
     for field, useless, rule, remedy in no_effect:
-        section, _, key = field.partition(".")
-        value = getattr(getattr(config, section), key)
-        if useless and field in explicit and value is not None:  # unsetting it by hand is no contradiction
-            fix = f"Leave {field} out, or add --set {remedy}."
-            yield (
-                Problem(field, value, f"{rule}, so this would have no effect", fix),
-                (field, remedy.partition("=")[0]),
-            )
+        yield from _broken(
+            config,
+            # Unsetting a field by hand is no contradiction.
+            useless and field in explicit and _value(config, field) is not None,
+            field,
+            f"{rule}, so this would have no effect",
+            f"Leave {field} out, or add --set {remedy}.",
+            remedy.partition("=")[0],
+        )
 
 
-def _heads(model: ModelConfig) -> Iterator[Finding]:
+def _broken(config: RunConfig, broken: bool, field: str, rule: str, fix: str, *others: str) -> Iterator[Finding]:
+    """The problem of `field` where `broken`; `others` are the fields the rule reads besides it."""
+    if broken:
+        yield Problem(field, _value(config, field), rule, fix), (field, *others)
+
+
+def _value(config: RunConfig, field: str) -> object:
+    section, _, key = field.partition(".")
+    value: object = getattr(getattr(config, section), key)
+    return value
+
+
+def _heads(config: RunConfig) -> Iterator[Finding]:
+    model = config.model
     d, h, k = model.d_model, model.n_heads, model.n_kv_heads
-    if d % h:
-        yield (
-            Problem(
-                "model.n_heads",
-                h,
-                f"d_model ({d}) must be divisible by n_heads",
-                f"Use one of {_divisors(d, h)}.",
-            ),
-            ("model.d_model", "model.n_heads"),
-        )
-    elif model.head_dim % 2:
-        yield (
-            Problem(
-                "model.n_heads",
-                h,
-                f"head_dim (d_model / n_heads = {model.head_dim}) must be even: rotary positions turn pairs",
-                "Change d_model or n_heads.",
-            ),
-            ("model.d_model", "model.n_heads"),
-        )
-    if h % k:
-        yield (
-            Problem(
-                "model.n_kv_heads",
-                k,
-                f"n_heads ({h}) must be divisible by n_kv_heads",
-                f"Use one of {_divisors(h, k)}.",
-            ),
-            ("model.n_heads", "model.n_kv_heads"),
-        )
+    yield from _broken(
+        config,
+        d % h != 0,
+        "model.n_heads",
+        f"d_model ({d}) must be divisible by n_heads",
+        f"Use one of {_divisors(d, h)}.",
+        "model.d_model",
+    )
+    yield from _broken(
+        config,
+        d % h == 0 and model.head_dim % 2 != 0,
+        "model.n_heads",
+        f"head_dim (d_model / n_heads = {model.head_dim}) must be even: rotary positions turn pairs",
+        "Change d_model or n_heads.",
+        "model.d_model",
+    )
+    yield from _broken(
+        config,
+        h % k != 0,
+        "model.n_kv_heads",
+        f"n_heads ({h}) must be divisible by n_kv_heads",
+        f"Use one of {_divisors(h, k)}.",
+        "model.n_heads",
+    )
 
 
 def _divisors(n: int, near: int) -> str:
@@ -120,8 +99,9 @@ def _divisors(n: int, near: int) -> str:
     return ", ".join(map(str, closest))
 
 
-def _ranks(model: ModelConfig) -> Iterator[Finding]:
+def _ranks(config: RunConfig) -> Iterator[Finding]:
     """§2.2: r < min(d_in, d_out), of the whole layer. Reported once, with every layer that breaks it."""
+    model = config.model
     if model.linear == "dense" or model.d_model % model.n_heads:
         return
     shapes = {
@@ -138,126 +118,129 @@ def _ranks(model: ModelConfig) -> Iterator[Finding]:
         for name, (d_in, d_out) in shapes.items()
         if model.rank_of(d_in) >= min(d_in, d_out)
     ]
-    if wrong:
-        limit = min(min(shape) for shape in shapes.values())
-        fix = f"Set model.rank below {limit}." if limit > 1 else "Widen the model."
-        rule = "the rank must be below both sides of a layer, but " + "; ".join(wrong)
-        sizes = ("d_model", "n_heads", "n_kv_heads", "d_ff", "vocab_size", "rank")
-        yield Problem("model.rank", model.rank, rule, fix), tuple(f"model.{s}" for s in sizes)
+    limit = min(min(shape) for shape in shapes.values())
+    yield from _broken(
+        config,
+        bool(wrong),
+        "model.rank",
+        "the rank must be below both sides of a layer, but " + "; ".join(wrong),
+        f"Set model.rank below {limit}." if limit > 1 else "Widen the model.",
+        *(f"model.{size}" for size in ("d_model", "n_heads", "n_kv_heads", "d_ff", "vocab_size")),
+    )
+
+
+def _fan(config: RunConfig) -> Iterator[Finding]:
+    model = config.model
+    yield from _broken(
+        config,
+        model.fan == "qkv" and model.linear == "dense",
+        "model.fan",
+        "CoLA_FAN is a low-rank layer",
+        "Set model.linear=cola or model.fan=input.",
+        "model.linear",
+    )
+    narrowest = model.kv_width if model.fan == "qkv" else model.d_model
+    yield from _broken(
+        config,
+        model.fan != "none" and model.fan_ratio > 0 and int(narrowest * model.fan_ratio) == 0,
+        "model.fan_ratio",
+        f"int(width · fan_ratio) is 0 for a layer of width {narrowest}: it would have no features",
+        "Raise it, or set model.fan=none.",
+        "model.d_model",
+        "model.n_kv_heads",
+        "model.n_heads",
+    )
+    yield from _broken(
+        config,
+        model.fan != "qkv" and model.fan_dropout > 0,
+        "model.fan_dropout",
+        "only CoLA_FAN (model.fan = 'qkv') has this dropout",
+        "Set it to 0.",
+        "model.fan",
+    )
+    deepest = model.fan_dropout * (1 + model.fan_dropout_growth * (model.n_layers - 1))
+    yield from _broken(
+        config,
+        deepest >= 1,
+        "model.fan_dropout_growth",
+        f"the last block would drop {deepest:.2f}",
+        "Lower it.",
+        "model.fan_dropout",
+        "model.n_layers",
+    )
+    yield from _broken(
+        config,
+        model.fan_dropout_growth > 0 and model.fan_dropout == 0,
+        "model.fan_dropout_growth",
+        "fan_dropout is 0",
+        "Set model.fan_dropout too.",
+        "model.fan_dropout",
+    )
 
 
 def _variants(config: RunConfig) -> Iterator[Finding]:
     model = config.model
-    if model.fan == "qkv" and model.linear == "dense":
-        yield (
-            Problem(
-                "model.fan",
-                "qkv",
-                "CoLA_FAN is a low-rank layer",
-                "Set model.linear=cola or model.fan=input.",
-            ),
-            ("model.fan", "model.linear"),
-        )
-    if model.fan != "none" and model.fan_ratio > 0 and int(_narrowest_fan(model) * model.fan_ratio) == 0:
-        yield (
-            Problem(
-                "model.fan_ratio",
-                model.fan_ratio,
-                f"int(width · fan_ratio) is 0 for a layer of width {_narrowest_fan(model)}: it would have no features",
-                "Raise it, or set model.fan=none.",
-            ),
-            ("model.fan_ratio", "model.d_model", "model.n_kv_heads", "model.n_heads"),
-        )
-    if model.fan != "qkv" and model.fan_dropout > 0:
-        yield (
-            Problem(
-                "model.fan_dropout",
-                model.fan_dropout,
-                "only CoLA_FAN (model.fan = 'qkv') has this dropout",
-                "Set it to 0.",
-            ),
-            ("model.fan", "model.fan_dropout"),
-        )
-    deepest = model.fan_dropout * (1 + model.fan_dropout_growth * (model.n_layers - 1))
-    if deepest >= 1:
-        yield (
-            Problem(
-                "model.fan_dropout_growth",
-                model.fan_dropout_growth,
-                f"the last block would drop {deepest:.2f}",
-                "Lower it.",
-            ),
-            ("model.fan_dropout", "model.fan_dropout_growth", "model.n_layers"),
-        )
-    if model.fan_dropout_growth > 0 and model.fan_dropout == 0:
-        yield (
-            Problem(
-                "model.fan_dropout_growth",
-                model.fan_dropout_growth,
-                "fan_dropout is 0",
-                "Set model.fan_dropout too.",
-            ),
-            ("model.fan_dropout", "model.fan_dropout_growth"),
-        )
-    if model.norm in ("hybrid", "listing") and model.qkv_norm == "none":
-        yield (
-            Problem("model.qkv_norm", "none", f"{model.norm} norm normalises Q, K and V (eq. 3)", "Use rms or l2."),
-            ("model.norm", "model.qkv_norm"),
-        )
-    if model.remat == "cola_m" and model.linear == "dense":
-        yield (
-            Problem(
-                "model.remat",
-                "cola_m",
-                "CoLA-M keeps low-rank activations; dense layers have none",
-                "Set model.remat=none.",
-            ),
-            ("model.remat", "model.linear"),
-        )
-    if config.train.device == "cpu" and model.attention == "flash":
-        yield (
-            Problem(
-                "model.attention",
-                "flash",
-                "flash-attn runs on CUDA only (train.device = 'cpu')",
-                "Use auto or sdpa.",
-            ),
-            ("model.attention", "train.device"),
-        )
-
-
-def _narrowest_fan(model: ModelConfig) -> int:
-    return model.kv_width if model.fan == "qkv" else model.d_model
+    yield from _broken(
+        config,
+        model.norm in ("hybrid", "listing") and model.qkv_norm == "none",
+        "model.qkv_norm",
+        f"{model.norm} norm normalises Q, K and V (eq. 3)",
+        "Use rms or l2.",
+        "model.norm",
+    )
+    yield from _broken(
+        config,
+        model.remat == "cola_m" and model.linear == "dense",
+        "model.remat",
+        "CoLA-M keeps low-rank activations; dense layers have none",
+        "Set model.remat=none.",
+        "model.linear",
+    )
+    yield from _broken(
+        config,
+        config.train.device == "cpu" and model.attention == "flash",
+        "model.attention",
+        "flash-attn runs on CUDA only (train.device = 'cpu')",
+        "Use auto or sdpa.",
+        "train.device",
+    )
 
 
 def _data(config: RunConfig) -> Iterator[Finding]:
     data = config.data
-    needed = {"files": "path", "hub": "dataset"}
-    for source, field in needed.items():
-        value = getattr(data, field)
-        if data.source == source and not value:
-            fix = "Give --data PATH." if source == "files" else "Set data.dataset to a Hugging Face dataset's name."
-            yield (
-                Problem(f"data.{field}", value, f"data.source = {source!r} needs it", fix),
-                ("data.source", f"data.{field}"),
-            )
-    if data.path is not None and data.source != "files":
-        fix = "Give --data PATH, which sets both, or set data.source=files."
-        yield (
-            Problem("data.path", data.path, f"data.source = {data.source!r} does not read it", fix),
-            ("data.source", "data.path"),
-        )
+    yield from _broken(
+        config,
+        data.source == "files" and not data.path,
+        "data.path",
+        "data.source = 'files' needs it",
+        "Give --data PATH.",
+        "data.source",
+    )
+    yield from _broken(
+        config,
+        data.source == "hub" and not data.dataset,
+        "data.dataset",
+        "data.source = 'hub' needs it",
+        "Set data.dataset to a Hugging Face dataset's name.",
+        "data.source",
+    )
+    yield from _broken(
+        config,
+        data.path is not None and data.source != "files",
+        "data.path",
+        f"data.source = {data.source!r} does not read it",
+        "Give --data PATH, which sets both, or set data.source=files.",
+        "data.source",
+    )
 
 
 def _batches(config: RunConfig) -> Iterator[Finding]:
     batch, micro = config.train.batch_size, config.train.effective_micro_batch_size
-    if batch % micro:
-        yield (
-            Problem(
-                "train.micro_batch_size",
-                micro,
-                f"batch_size ({batch}) must be divisible by micro_batch_size",
-                f"Use one of {_divisors(batch, micro)}.",
-            ),
-            ("train.batch_size", "train.micro_batch_size"),
-        )
+    yield from _broken(
+        config,
+        batch % micro != 0,
+        "train.micro_batch_size",
+        f"batch_size ({batch}) must be divisible by micro_batch_size",
+        f"Use one of {_divisors(batch, micro)}.",
+        "train.batch_size",
+    )

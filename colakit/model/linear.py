@@ -7,6 +7,7 @@ projection, whatever is stacked inside. `roles` tells an optimizer which matrice
 Shapes: D d_in, O d_out, R rank, N number of stacked factors; leading dimensions are kept.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -24,7 +25,7 @@ class ParamRole(NamedTuple):
     matrix_rows: tuple[int, ...] = ()
 
 
-class Projections(nn.Module):
+class Projections(nn.Module, ABC):
     """Base: `d_in` features in, one output per part. Subclasses say how they are stored and multiplied."""
 
     def __init__(self, d_in: int, parts: Mapping[str, int]) -> None:
@@ -32,17 +33,17 @@ class Projections(nn.Module):
         self.d_in = d_in
         self.parts = dict(parts)
 
+    @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """x [..., D] → one [..., O] per part, in the order of `parts`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def roles(self) -> dict[str, ParamRole]:
         """Role and stacked matrices of each of this module's parameters."""
-        raise NotImplementedError
 
+    @abstractmethod
     def public_slices(self) -> dict[str, tuple[str, slice]]:
         """Public name (``q_proj.a``) → the parameter that stores it, and its rows there."""
-        raise NotImplementedError
 
 
 def _rows(widths: Mapping[str, int]) -> dict[str, slice]:

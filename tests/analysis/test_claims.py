@@ -3,7 +3,8 @@
 import pytest
 
 from colakit.analysis.params import total_params
-from colakit.config.load import load_preset, preset_names, resolve
+from colakit.config.load import resolve
+from colakit.config.presets import load_preset, preset_names
 from colakit.paper.claims import CLAIMS, TABLE_6, Quantity, claim
 
 TABLE_4 = [

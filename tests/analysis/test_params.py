@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colakit.analysis.params import COMPONENTS, count_params, non_embedding_params, total_params
-from colakit.config.load import preset_names, resolve
+from colakit.config.load import resolve
+from colakit.config.presets import preset_names
 from colakit.config.schema import ModelConfig
 
 # head_dim 4, K and V of width 4; ranks 12 // 4 = 3 and 20 // 4 = 5

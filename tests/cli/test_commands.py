@@ -10,7 +10,9 @@ import pytest
 from colakit.analysis.flops import Sizes, forward_flops, table6
 from colakit.analysis.params import count_params, total_params
 from colakit.cli.presets import as_set_takes_it
-from colakit.config.load import known_fields, preset_names, resolve
+from colakit.config.fields import known_fields
+from colakit.config.load import resolve
+from colakit.config.presets import preset_names
 
 Run = Callable[..., Any]  # Any: conftest's Outcome, which cannot be imported from here
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from colakit.config.load import preset_names
+from colakit.config.presets import preset_names
 from colakit.records import SCHEMA_VERSION
 from colakit.report.tables import (
     add_name_column,

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from colakit.config.load import from_saved, known_fields, load_preset, preset_names, resolve
+from colakit.config.fields import known_fields
+from colakit.config.load import from_saved, resolve
+from colakit.config.presets import load_preset, preset_names
 from colakit.config.schema import ModelConfig, OptimConfig
 from colakit.errors import ConfigError, Problem
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from colakit.config.load import load_preset, preset_names, resolve
+from colakit.config.load import resolve
+from colakit.config.presets import load_preset, preset_names
 from colakit.config.schema import RunConfig
 
 DEFAULTS = RunConfig().model_dump()

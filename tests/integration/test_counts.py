@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from colakit.analysis.flops import forward_flops
 from colakit.analysis.params import total_params
 from colakit.build import lm_config
-from colakit.config.load import preset_names, resolve
+from colakit.config.load import resolve
+from colakit.config.presets import preset_names
 from colakit.config.schema import ModelConfig
 from colakit.model.lm import LM
 

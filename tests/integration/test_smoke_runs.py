@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from colakit.cli.app import main
-from colakit.config.load import preset_names
+from colakit.config.presets import preset_names
 
 
 def colakit(*arguments: str, cwd: Path, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:

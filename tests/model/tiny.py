@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from colakit.build import lm_config
-from colakit.config.load import preset_names, resolve
+from colakit.config.load import resolve
+from colakit.config.presets import preset_names
 from colakit.model.config import LMConfig
 from colakit.model.lm import LM
 

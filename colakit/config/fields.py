@@ -1,0 +1,54 @@
+"""The fields of a `RunConfig` by dotted name, and what is wrong with values given for them."""
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from colakit.config.schema import RunConfig
+from colakit.errors import Problem
+
+Layer = dict[str, Any]  # Any: TOML values, nested by section
+
+
+def validate(values: Layer) -> tuple[RunConfig, list[Problem]]:
+    """Validate `values`; where some are wrong, report them and go on with the defaults in their place."""
+    try:
+        return RunConfig.model_validate(values), []
+    except ValidationError as error:
+        errors = error.errors()
+    wrong = {".".join(map(str, e["loc"][:2])): e for e in errors}
+    kept = {
+        section: {k: v for k, v in inner.items() if f"{section}.{k}" not in wrong} if isinstance(inner, dict) else inner
+        for section, inner in values.items()
+        if section not in wrong
+    }
+    return RunConfig.model_validate(kept), [_field_problem(path, e) for path, e in wrong.items()]
+
+
+def _field_problem(path: str, error: ErrorDetails) -> Problem:
+    if error["type"] == "extra_forbidden":
+        # First the right key in the wrong section, then what is spelt alike.
+        close = [known for known in known_fields() if known.rpartition(".")[2] == path.rpartition(".")[2]]
+        close += difflib.get_close_matches(path, known_fields() if "." in path else RunConfig.model_fields, n=1)
+        fix = f"Did you mean {close[0]}?" if close else "`colakit presets show cola` lists every field."
+        return Problem(path, error["input"], "no such field", fix)
+    rule = error["msg"][0].lower() + error["msg"][1:]
+    spelling = " Write true or false." if error["type"] == "bool_type" else ""
+    return Problem(path, error["input"], rule, f"It is {_describe(path)}.{spelling}")
+
+
+def known_fields() -> dict[str, Any]:
+    """Every dotted field of a `RunConfig`, with its pydantic FieldInfo."""
+    fields: dict[str, Any] = {}
+    for section, info in RunConfig.model_fields.items():
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            fields |= {f"{section}.{key}": inner for key, inner in annotation.model_fields.items()}
+    return fields
+
+
+def _describe(path: str) -> str:
+    info = known_fields().get(path)
+    return info.description if info is not None else "a table of fields"
