@@ -11,6 +11,7 @@ from colakit.errors import Problem
 
 
 def parse_sets(sets: Sequence[str]) -> tuple[Layer, list[Problem]]:
+    """The values of all ``--set`` strings, later ones winning, and a problem for each that is not of that form."""
     layer: Layer = {}
     problems = []
     for item in sets:
