@@ -55,13 +55,21 @@ app.command()(params)
 app.add_typer(presets.app, name="presets")  # a group: Typer lists groups after all plain commands
 
 
+def _log_to_stderr() -> None:
+    """Show colakit's own log, and no other library's: those have handlers of their own."""
+    logger = logging.getLogger("colakit")
+    logger.setLevel(logging.INFO)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line `args` (unset: the process's own) and exit: 0, 2 for the user's errors, 1 for ours.
 
     A `ColakitError` becomes its message on the standard error; any other exception leaves a traceback.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("colakit").setLevel(logging.INFO)
+    _log_to_stderr()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows ? instead of failing

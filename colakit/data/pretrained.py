@@ -34,29 +34,29 @@ def _is_path(name: str) -> bool:
 
 def _hub_file(repository: str) -> Path:
     """The cached tokenizer.json, its tokenizer_config.json beside it where the repository has one."""
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
-
+    # Which errors there are depends on the HTTP client under huggingface_hub, which has changed between its versions.
     try:
         path = _download(repository, "tokenizer.json")
-        with suppress(EntryNotFoundError):  # not every repository has one, nor every cache
-            _download(repository, "tokenizer_config.json")
-    except (OSError, HfHubHTTPError, EntryNotFoundError, HFValidationError) as error:
+    except Exception as error:
         raise DataError(
             f"data.tokenizer = {repository!r}: no such local folder, and it cannot be had from the Hugging Face hub "
             f"({_first_line(error)}). Use --set data.tokenizer=bpe, which trains one on your text; a local folder with "
             "a tokenizer.json; or set HF_HOME to a cache that holds this repository."
         ) from error
+    with suppress(Exception):  # not every repository has one, nor every cache
+        _download(repository, "tokenizer_config.json")
     return path
 
 
 def _download(repository: str, name: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        # The cache first: a machine without a network would else spend half a minute on retries.
         return Path(hf_hub_download(repository, name, local_files_only=True))
     except LocalEntryNotFoundError:
+        # Asked once, since the download would retry for half a minute where there is no network.
+        get_hf_file_metadata(hf_hub_url(repository, name))
         return Path(hf_hub_download(repository, name))
 
 
