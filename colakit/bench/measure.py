@@ -45,7 +45,9 @@ def measure(config: RunConfig, machine: Machine, steps: int) -> BenchRecord:
     record = _empty_record(config, machine, steps)
     try:
         times = _time_steps(config, machine, steps)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
         return replace(record, reason="out of memory")
     step_s = statistics.median(times)
     batch = config.train.batch_size
@@ -60,6 +62,11 @@ def measure(config: RunConfig, machine: Machine, steps: int) -> BenchRecord:
         rss_gib=_peak_rss_gib(),
         reason=None if on_cuda else "no GPU, so no VRAM",
     )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's CPU allocator raises a plain RuntimeError, which only its text tells from others.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _empty_record(config: RunConfig, machine: Machine, steps: int) -> BenchRecord:

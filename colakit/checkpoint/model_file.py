@@ -17,7 +17,10 @@ def save_model(model: LM, folder: Path) -> Path:
     partial = path.with_suffix(".partial")
     # Cloned, since published names are views that share storage, which safetensors refuses.
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    partial.touch()
+    mode = partial.stat().st_mode  # safetensors makes its files readable for their owner alone
     save_file(tensors, partial, metadata={"format": "pt"})
+    partial.chmod(mode)
     partial.replace(path)
     return path
 

@@ -35,7 +35,7 @@ Smoke = Annotated[
     bool,
     typer.Option(
         "--smoke",
-        help="Shrink the preset to what two CPU cores train in about a minute, keeping its kind.",
+        help="Shrink the preset to what two CPU cores train in about two minutes, keeping its kind.",
         rich_help_panel=_CONFIGURATION,
     ),
 ]

@@ -36,7 +36,7 @@ def _field_problem(path: str, error: ErrorDetails) -> Problem:
         return Problem(path, error["input"], "no such field", fix)
     rule = error["msg"][0].lower() + error["msg"][1:]
     spelling = " Write true or false." if error["type"] == "bool_type" else ""
-    return Problem(path, error["input"], rule, f"It is {_describe(path)}.{spelling}")
+    return Problem(path, error["input"], rule, f"Meaning: {_describe(path)}.{spelling}")
 
 
 def known_fields() -> dict[str, Any]:

@@ -6,6 +6,7 @@ are collected and raised as one `ConfigError`.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from colakit.config import rules, smoke
 from colakit.config.fields import Layer, known_fields, validate
@@ -36,11 +37,10 @@ def resolve(preset: str, *, smoke_run: bool = False, data: str | None = None, se
     loaded = load_preset(preset)
     problems: list[Problem] = []
     layers: list[tuple[str, Layer]] = [("preset", loaded.values)]
+    # A preset's wrong values are reported below with everything else, where no later layer has put a right one in their
+    # place; a section that is no table at once, since every later layer would hide it.
+    base, base_problems = validate(loaded.values)
     if smoke_run:
-        # The overlay looks at the preset's kind alone; a preset with problems is reported below with everything else.
-        base, base_problems = validate(_merge(layer for _, layer in layers))
-        # All but a section that is not a table: the overlay would put one in its place.
-        problems += [p for p in base_problems if p.field in RunConfig.model_fields]
         layers.append(("--smoke", smoke.overlay(base)))
     if data is not None:
         cleared = {"dataset": None, "dataset_config": None}
@@ -55,6 +55,8 @@ def resolve(preset: str, *, smoke_run: bool = False, data: str | None = None, se
         problems.append(Problem("preset", merged["preset"], "not a field to be set", fix))
     config, field_problems = validate({**merged, "preset": loaded.name})
     problems += field_problems
+    reported = {p.field for p in field_problems}
+    problems += [p for p in base_problems if p.field in RunConfig.model_fields and p.field not in reported]
     broken = {p.field for p in problems}
     explicit = frozenset(_leaves(set_layer))
     for problem, fields in (*rules.check(config), *rules.check_explicit(config, explicit)):
@@ -108,11 +110,15 @@ def _derive(config: RunConfig, origins: dict[str, str]) -> Resolved:
     warmup, steps = config.optim.warmup_steps, config.train.max_steps
     if warmup >= steps:
         derived["optim"]["warmup_steps"] = max(1, steps // 10)
-        notes.append(f"optim.warmup_steps is {max(1, steps // 10)} instead of {warmup}: the run has {steps} steps.")
+        notes.append(f"optim.warmup_steps is {max(1, steps // 10)} instead of {warmup}: train.max_steps is {steps}.")
     if config.train.micro_batch_size != config.train.effective_micro_batch_size:
         derived["train"]["micro_batch_size"] = config.train.effective_micro_batch_size
     if config.model.qkv_norm is None:
         derived["model"]["qkv_norm"] = config.model.effective_qkv_norm
+    # Absolute, so that a run finds its data from any folder; it is still the user's own path, and not called derived.
+    if config.data.path is not None:
+        path = str(Path(config.data.path).expanduser().absolute())
+        config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
     origins |= dict.fromkeys(_leaves(derived), "derived")
     values = _merge([config.model_dump(), derived])
     return Resolved(RunConfig.model_validate(values), origins, tuple(notes))

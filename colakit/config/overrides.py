@@ -19,6 +19,8 @@ def parse_sets(sets: Sequence[str]) -> tuple[Layer, list[Problem]]:
         section, dot, key = path.strip().partition(".")
         if not (equals and dot and section and key and "." not in key):
             fix = "Write --set section.key=value, as in --set train.max_steps=100."
+            meant = [known for known in known_fields() if known.rpartition(".")[2] == path.strip()]
+            fix += f" Did you mean {meant[0]}?" if meant else ""
             problems.append(Problem("--set", item, "not of the form section.key=value", fix))
             continue
         layer.setdefault(section, {})[key] = _parse_value(f"{section}.{key}", raw.strip())

@@ -139,10 +139,13 @@ def _fan(config: RunConfig) -> Iterator[Finding]:
         "Set model.linear=cola or model.fan=input.",
         "model.linear",
     )
+    is_cola = model.fan == "qkv" and model.fan_ratio == 0
+    has_no_dropout = model.fan != "qkv" or is_cola
     narrowest = model.kv_width if model.fan == "qkv" else model.d_model
     yield from _broken(
         config,
-        model.fan != "none" and model.fan_ratio > 0 and int(narrowest * model.fan_ratio) == 0,
+        # A ratio of exactly 0 turns CoLA_FAN into CoLA; the FAN layer of ATF would be left without a purpose.
+        int(narrowest * model.fan_ratio) == 0 and not (model.fan == "none" or is_cola),
         "model.fan_ratio",
         f"int(width · fan_ratio) is 0 for a layer of width {narrowest}: it would have no features",
         "Raise it, or set model.fan=none.",
@@ -152,11 +155,12 @@ def _fan(config: RunConfig) -> Iterator[Finding]:
     )
     yield from _broken(
         config,
-        model.fan != "qkv" and model.fan_dropout > 0,
+        has_no_dropout and model.fan_dropout > 0,
         "model.fan_dropout",
-        "only CoLA_FAN (model.fan = 'qkv') has this dropout",
+        "only CoLA_FAN (model.fan = 'qkv', fan_ratio above 0) has this dropout",
         "Set it to 0.",
         "model.fan",
+        "model.fan_ratio",
     )
     deepest = model.fan_dropout * (1 + model.fan_dropout_growth * (model.n_layers - 1))
     yield from _broken(
@@ -170,11 +174,13 @@ def _fan(config: RunConfig) -> Iterator[Finding]:
     )
     yield from _broken(
         config,
-        model.fan_dropout_growth > 0 and model.fan_dropout == 0,
+        model.fan_dropout_growth > 0 and (has_no_dropout or model.fan_dropout == 0),
         "model.fan_dropout_growth",
-        "fan_dropout is 0",
-        "Set model.fan_dropout too.",
+        "there is no fan_dropout that could grow",
+        "Set it to 0.",
         "model.fan_dropout",
+        "model.fan",
+        "model.fan_ratio",
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -134,13 +135,13 @@ class TrainConfig(Section):
     micro_batch_size: Positive | None = Field(
         None, description="most sequences per forward and backward pass; unset: batch_size"
     )
-    seed: NonNegative = Field(0, description="of initialisation, dropout and data order")
+    seed: Seed = Field(0, description="random seed of initialisation, dropout and data order")
     eval_every: Positive = Field(500, description="steps between evaluations; one more at the end")
     eval_tokens: Positive = Field(262_144, description="most held-out tokens per evaluation")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the products; auto: bfloat16 where the GPU multiplies it natively, else float32",
+        description="precision of the products; auto: bfloat16 where the GPU multiplies it natively, else float32",
     )
     sample_tokens: NonNegative = Field(64, description="tokens continued from a held-out prompt at the end")
 

@@ -1,4 +1,4 @@
-"""``--smoke``: the overlay that shrinks any preset to what two CPU cores train in about a minute, keeping its kind.
+"""``--smoke``: the overlay that shrinks any preset to what two CPU cores train in about two minutes, keeping its kind.
 
 Only sizes, lengths, the learning rate and the data change. Which layers, norms, dropouts and optimizer a preset has
 stays as it is, so a smoke run exercises the code of the real one.

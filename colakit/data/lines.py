@@ -11,8 +11,8 @@ from colakit.data.document import Document
 from colakit.errors import DataError
 
 MIN_CHUNK_BYTES = 8 * 1024
-MAX_CHUNK_BYTES = 64 * 1024
-MAX_LINE_CHARS = 1024 * 1024
+MAX_CHUNK_BYTES = 16 * 1024
+MAX_LINE_CHARS = 16 * 1024
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -20,7 +20,7 @@ def read_txt(path: Path, name: str | None) -> Iterator[Document]:
     """The text of `path`, cut so that a part can be held out; the documents joined are the text, nothing left out.
 
     A cut comes before a line with text: after a blank line once there are 8 KiB, after any line once there are
-    64 KiB. `name` makes the ids ``name#0``, ``name#1``, … of one group; without it each document is its own group.
+    16 KiB. `name` makes the ids ``name#0``, ``name#1``, … of one group; without it each document is its own group.
     """
     chunks = _chunks(piece for line in read_lines(path) for piece in _pieces(line))
     for index, text in enumerate(chunks):
@@ -72,6 +72,8 @@ def _decode(raw: bytes, path: Path, number: int) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
+        if any(byte < 9 or 13 < byte < 27 for byte in raw):  # control characters that no text has
+            raise DataError(f"{path}, line {number}: a binary file, not text. Leave it out.") from error
         raise DataError(
             f"{path}, line {number}: byte 0x{raw[error.start]:02x} is not UTF-8. Convert the file, for instance with "
             f"`iconv -f latin1 -t utf-8 {path} > converted{path.suffix}`."

@@ -150,7 +150,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[Sequence[str]]:
 
 
 def _side(config: DataConfig, split: Split, side: Side) -> Iterator[Document]:
-    return (document for document in read_documents(config) if split.side(document) is side)
+    return (document for document in split.checked(read_documents(config)) if split.side(document) is side)
 
 
 def _path(folder: Path, side: Side) -> Path:

@@ -6,16 +6,20 @@ A folder is made only when everything that can be checked beforehand has been, s
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
 from colakit.errors import CheckpointError, RunError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,19 @@ class RunFolder:
 def plan_run_folder(out: Path | None, preset: str) -> Path:
     """The folder a run will use: `out`, or ``runs/<preset>-<time>``. Raises RunError where it could not be made."""
     root = out if out is not None else _unused(Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise RunError(f"{root}: exists and is not an empty folder. Give another --out; nothing was overwritten.")
-    ancestor = next(p for p in (root, *root.absolute().parents) if p.exists())
+    try:
+        _check_empty(root)
+        ancestor = next(p for p in (root, *root.absolute().parents) if p.exists())
+    except OSError as error:
+        raise RunError(f"{root}: {error.strerror}. Give another --out.") from None
     if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
         raise RunError(f"{root}: {ancestor} is not a folder that can be written to. Give another --out.")
     return root
+
+
+def _check_empty(root: Path) -> None:
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise RunError(f"{root}: exists and is not an empty folder. Give another --out; nothing was overwritten.")
 
 
 def _unused(root: Path) -> Path:
@@ -86,17 +97,44 @@ def _unused(root: Path) -> Path:
     return next(c for c in candidates if not c.exists())
 
 
-def create_run_folder(root: Path, config: RunConfig, data: dict[str, Any]) -> RunFolder:  # Any: JSON values
-    """Make the folder with configuration, environment and data description. Raises RunError where that fails."""
-    folder = RunFolder(root)
+def create_run(
+    out: Path | None,
+    config: RunConfig,
+    data: dict[str, Any],  # Any: JSON values
+    sinks: Callable[[RunFolder], T],
+) -> tuple[RunFolder, T]:
+    """Make the run's folder with configuration, environment and data description, and the sinks in it.
+
+    Raises RunError where that fails; what was made is removed again.
+    """
+    folder = RunFolder(_claim(out, config.preset))
     try:
-        root.mkdir(parents=True, exist_ok=True)
         write_json(folder.config, config.model_dump())
         write_json(folder.environment, describe_environment())
         write_json(folder.data, data)
-    except OSError as error:
-        raise RunError(f"{root}: cannot be written ({error.strerror}). Give another --out.") from None
-    return folder
+        return folder, sinks(folder)
+    except BaseException as error:
+        shutil.rmtree(folder.root, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
+        reason = error.strerror or error
+        raise RunError(f"{folder.root}: cannot be written ({reason}). Give another --out.") from error
+
+
+def _claim(out: Path | None, preset: str) -> Path:
+    """Make the folder for one run alone: of two that start at once, one is refused, or gets the next free name."""
+    while True:
+        root = plan_run_folder(out, preset)
+        try:
+            root.mkdir(parents=True, exist_ok=out is not None)
+            RunFolder(root).config.touch(exist_ok=False)
+        except FileExistsError:
+            if out is not None:
+                raise RunError(f"{root}: another run has taken it. Give another --out.") from None
+        except OSError as error:
+            raise RunError(f"{root}: cannot be made ({error.strerror}). Give another --out.") from None
+        else:
+            return root
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:  # Any: JSON values
@@ -122,11 +160,16 @@ def describe_environment() -> dict[str, Any]:  # Any: JSON values
 
 
 def _git(*arguments: str) -> str | None:
-    source = Path(__file__).parent
+    """What git prints about the source tree; None where this file is not tracked, as in an installed package."""
+    source = Path(__file__)
+    tracked = _run_git(source.parent, "ls-files", "--error-unmatch", source.name)
+    return _run_git(source.parent, *arguments) if tracked is not None else None
+
+
+def _run_git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(source), *arguments], capture_output=True, text=True, timeout=10, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from colakit.build import build_model, pick_machine
 from colakit.checkpoint.model_file import load_model
+from colakit.config.schema import RunConfig
 from colakit.data.loader import held_out_batches
 from colakit.data.prepare import prepare
 from colakit.errors import CheckpointError, DataError
@@ -16,17 +18,13 @@ from colakit.train.runs import RunFolder
 def evaluate_run(root: Path) -> EvalRecord:
     """Held-out metrics of a saved run, over the same tokens as its last evaluation.
 
+    The run's own tokenizer is used, and the machine is chosen afresh: what a GPU trained is evaluated without one.
     Raises CheckpointError where `root` holds no finished run, DataError where its data is no longer what it was.
     """
     folder = RunFolder(root)
-    config = folder.load_config()
-    try:
-        steps = json.loads(folder.summary.read_text("utf-8"))["steps"]
-        fingerprint = json.loads(folder.data.read_text("utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError):
-        raise CheckpointError(
-            f"{root}: the run has not finished: {folder.summary.name} is missing or unreadable."
-        ) from None
+    config = _for_this_machine(folder)
+    steps = _read(folder.summary, "steps")
+    fingerprint = _read(folder.data, "fingerprint")
     machine = pick_machine(config)
     model = build_model(config, machine)
     load_model(model, root)
@@ -39,3 +37,22 @@ def evaluate_run(root: Path) -> EvalRecord:
     train = config.train
     batches = held_out_batches(data.held_out, batch_size=train.effective_micro_batch_size, max_tokens=train.eval_tokens)
     return evaluate(model, batches, machine, data.tokenizer.token_bytes, step=steps)
+
+
+def _for_this_machine(folder: RunFolder) -> RunConfig:
+    config = folder.load_config()
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"attention": "auto"}),
+            "data": config.data.model_copy(update={"tokenizer": str(folder.tokenizer)}),
+            "train": config.train.model_copy(update={"device": "auto", "dtype": "auto"}),
+        }
+    )
+
+
+def _read(path: Path, key: str) -> Any:  # Any: a JSON value
+    try:
+        return json.loads(path.read_text("utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        message = f"{path.parent}: the run has not finished: {path.name} is missing or unreadable."
+        raise CheckpointError(message) from None

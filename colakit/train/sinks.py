@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -100,15 +101,18 @@ class ConsoleSink:
         self._max_steps = max_steps
         self._every = max(1, max_steps // 10)
         self._recent: deque[StepRecord] = deque(maxlen=20)
+        # Room for the bar and the rates; a narrower terminal shows step, loss and ETA.
+        self._wide = not console.is_terminal or console.width >= 80
         self._progress: Progress | None = None
         if console.is_terminal:
+            bar = [BarColumn(bar_width=None)] if self._wide else []
             self._progress = Progress(
                 TextColumn("step"),
                 MofNCompleteColumn(),
-                BarColumn(bar_width=None),
+                *bar,
                 TextColumn("{task.fields[figures]}"),
                 TextColumn("ETA"),
-                TimeRemainingColumn(),
+                TimeRemainingColumn(compact=True),
                 console=console,
             )
             self._task = self._progress.add_task("train", total=max_steps, figures="")
@@ -119,7 +123,9 @@ class ConsoleSink:
         self._recent.append(record)
         seconds = sum(r.step_ms for r in self._recent) / 1000.0
         it_per_s, tokens_per_s = len(self._recent) / seconds, sum(r.tokens for r in self._recent) / seconds
-        figures = f"loss {record.loss:.3f}  {it_per_s:.2f} it/s  {tokens_per_s:,.0f} tokens/s"
+        figures = f"loss {record.loss:.3f}"
+        if self._wide:
+            figures += f"  {it_per_s:.2f} it/s  {tokens_per_s:,.0f} tokens/s"
         if record.nan_count:
             figures += f"  {record.nan_count} skipped"
         if self._progress is not None:
@@ -164,6 +170,7 @@ class SinkSet:
             sink.evaluation(record)
 
     def close(self) -> None:
-        """Close all."""
-        for sink in self._sinks:
-            sink.close()
+        """Close all, the others too where one fails."""
+        with ExitStack() as stack:
+            for sink in self._sinks:
+                stack.callback(sink.close)

@@ -50,7 +50,7 @@ class TrainStep:
         tokens = sum(int((b.targets != IGNORE).sum()) for b in micro_batches)  # on the host, before any transfer
         nll, correct = self._accumulate(micro_batches, tokens)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
-        # The step's only host sync.
+        # The step waits for the device here, once, to read all three.
         loss, right, grad_norm = torch.stack([nll, correct.to(nll.dtype), norm]).tolist()
         lr = self.lr_at(step)
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
@@ -66,8 +66,8 @@ class TrainStep:
         correct = torch.zeros((), dtype=torch.int64, device=device)
         for batch in micro_batches:
             with self.machine.autocast():
-                hidden = self.model.hidden(batch.tokens.to(device, non_blocking=True))
-                targets = batch.targets.to(device, non_blocking=True)
+                hidden = self.model.hidden(batch.tokens.to(device))
+                targets = batch.targets.to(device)
                 sums = loss_sums(self.model.head, hidden, targets, vocab_size=self.model.config.vocab_size)
             (sums.nll / tokens).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             nll += sums.nll.detach()

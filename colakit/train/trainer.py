@@ -1,5 +1,6 @@
 """A training run from a resolved configuration to its summary. `Trainer.fit` reads like a table of contents."""
 
+import logging
 import signal
 import threading
 import time
@@ -21,9 +22,11 @@ from colakit.evaluate.loss import evaluate, gzip_bits_per_byte
 from colakit.model.lm import LM
 from colakit.optim.schedule import learning_rate
 from colakit.records import EvalRecord, RunSummary, StepRecord
-from colakit.train.runs import RunFolder, create_run_folder, plan_run_folder, write_json
+from colakit.train.runs import RunFolder, create_run, plan_run_folder, write_json
 from colakit.train.sinks import Sink
 from colakit.train.step import StepResult, TrainStep
+
+log = logging.getLogger(__name__)
 
 PROMPT_TOKENS = 32
 SAMPLE_TEMPERATURE = 0.8
@@ -39,6 +42,7 @@ class StopFlag:
         if self.is_set:
             raise KeyboardInterrupt
         self.is_set = True
+        log.warning("Stopping after this step: saving, evaluating. A second signal stops at once.")
 
 
 @contextmanager
@@ -60,15 +64,14 @@ class Trainer:
 
     def __init__(self, config: RunConfig, *, out: Path | None, sinks: Callable[[RunFolder], Sink]) -> None:
         self.config = config
-        root = plan_run_folder(out, config.preset)
+        plan_run_folder(out, config.preset)  # refused before the data is prepared
         check_sources(config.data)
         self.machine: Machine = pick_machine(config)
         self.data: PreparedData = prepare(config.data, seq_len=config.model.seq_len, vocab_size=config.model.vocab_size)
         self.model: LM = build_model(config, self.machine)
         self.step = self._train_step()
         self.loader = TrainLoader(self.data.train, batch_size=config.train.batch_size, seed=config.train.seed)
-        self.folder = create_run_folder(root, config, self.data.describe())
-        self.sinks = sinks(self.folder)
+        self.folder, self.sinks = create_run(out, config, self.data.describe(), sinks)
         self.history: list[StepRecord] = []
         self.skipped = 0
 
@@ -76,13 +79,14 @@ class Trainer:
         """Train to max_steps, or until a signal; evaluate, save and summarise."""
         started = time.perf_counter()
         try:
+            # The signals stay caught to the end: one that comes late must not cost what was trained.
             with stop_on_signal() as stop:
                 interrupted = self._loop(stop)
-            final = self._evaluate()
-            save_model(self.model, self.folder.root)
-            self.data.tokenizer.save(self.folder.tokenizer)
-            summary = self._summarise(final, time.perf_counter() - started, interrupted=interrupted)
-            write_json(self.folder.summary, summary.to_dict())
+                save_model(self.model, self.folder.root)
+                self.data.tokenizer.save(self.folder.tokenizer)
+                final = self._evaluate()
+                summary = self._summarise(final, time.perf_counter() - started, interrupted=interrupted)
+                write_json(self.folder.summary, summary.to_dict())
         finally:
             self.sinks.close()
         return summary
@@ -97,10 +101,11 @@ class Trainer:
             started = time.perf_counter()
             result = self.step(step, self.loader.micro_batches(step, micro))
             self._record(step + 1, result, 1000.0 * (time.perf_counter() - started))
-            if stop.is_set:
-                return step + 1 < self.config.train.max_steps
-            if (step + 1) % self.config.train.eval_every == 0 and step + 1 < self.config.train.max_steps:
+            last = step + 1 == self.config.train.max_steps
+            if not (stop.is_set or last) and (step + 1) % self.config.train.eval_every == 0:
                 self._evaluate()
+            if stop.is_set and not last:
+                return True
         return False
 
     def _record(self, step: int, result: StepResult, step_ms: float) -> None:
@@ -150,7 +155,8 @@ class Trainer:
     def _sample(self) -> tuple[str, str]:
         """The beginning of a held-out document, and how the model goes on."""
         tokenizer = self.data.tokenizer
-        prompt = tokenizer.encode_batch([self.data.prompt_text])[0][:PROMPT_TOKENS]
+        # A document without a token to show is continued from its start, which follows an end-of-text token.
+        prompt = tokenizer.encode_batch([self.data.prompt_text])[0][:PROMPT_TOKENS] or [tokenizer.eot_id]
         ids = generate(
             self.model,
             prompt,

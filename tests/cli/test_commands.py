@@ -76,13 +76,13 @@ def test_presets_json(colakit: Run) -> None:
 
 
 def test_show_prints_every_field_with_its_origin(colakit: Run) -> None:
-    args = ["presets", "show", "cola", "--data", "[bold]x", "--set", "train.max_steps=50", "--set", "model.rank=8"]
+    args = ["presets", "show", "cola", "--data", "/[bold]x", "--set", "train.max_steps=50", "--set", "model.rank=8"]
     outcome = colakit(*args)
     shown = {words[0]: words[1:] for line in outcome.out.splitlines() if (words := line.split()) and "." in words[0]}
     assert [field for field in known_fields() if field not in shown] == []
     assert shown["model.vocab_size"] == ["102000", "preset"]
     assert shown["model.rank"] == ["8", "--set"]
-    assert shown["data.path"] == ["[bold]x", "--data"]
+    assert shown["data.path"] == ["/[bold]x", "--data"]
     assert shown["data.dataset"] == ["none", "--data"]
     assert shown["model.tie_embeddings"] == ["false", "default"]
     assert shown["model.qkv_norm"] == ["rms", "derived"]

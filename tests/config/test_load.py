@@ -184,12 +184,25 @@ def test_later_layers_win_and_are_named(tmp_path: Path) -> None:
 
 def test_set_wins_over_data() -> None:
     resolved = resolve("cola", data="a.txt", sets=["data.path=b.txt"])
-    assert (resolved.config.data.path, resolved.origins["data.path"]) == ("b.txt", "--set")
+    assert (resolved.config.data.path, resolved.origins["data.path"]) == (str(Path.cwd() / "b.txt"), "--set")
 
 
 def test_data_replaces_the_presets_dataset() -> None:
     data = resolve("cola", data="a.txt").config.data
-    assert (data.source, data.path, data.dataset, data.dataset_config) == ("files", "a.txt", None, None)
+    assert (data.source, data.path, data.dataset, data.dataset_config) == (
+        "files",
+        str(Path.cwd() / "a.txt"),
+        None,
+        None,
+    )
+
+
+@pytest.mark.parametrize("given", ["a.txt", "~/a.txt", "/data/*.txt"])
+def test_the_data_is_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    expected = {"a.txt": f"{tmp_path}/a.txt", "~/a.txt": "/home/me/a.txt", "/data/*.txt": "/data/*.txt"}
+    assert resolve("cola", data=given).config.data.path == expected[given]
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -216,7 +229,7 @@ def test_a_short_run_gets_a_shorter_warmup(steps: int, warmup: int) -> None:
     assert resolved.origins["optim.warmup_steps"] == "derived"
     (note,) = resolved.notes
     assert f"{warmup} instead of 2000" in note
-    assert f"{steps} steps" in note
+    assert f"train.max_steps is {steps}" in note
 
 
 def test_a_run_longer_than_its_warmup_keeps_it() -> None:

@@ -25,7 +25,14 @@ BROKEN = [
     (["model.linear=dense", "model.fan=qkv"], "model.fan", "CoLA_FAN is a low-rank layer", "model.fan=input"),
     (["model.fan=qkv", "model.fan_ratio=0.002"], "model.fan_ratio", "is 0 for a layer of width 384", "Raise it"),
     (["model.fan=input", "model.fan_ratio=0.001"], "model.fan_ratio", "is 0 for a layer of width 768", "Raise it"),
+    (["model.fan=input", "model.fan_ratio=0.0"], "model.fan_ratio", "is 0 for a layer of width 768", "Raise it"),
     (["model.fan_dropout=0.1"], "model.fan_dropout", "only CoLA_FAN", "Set it to 0"),
+    (
+        ["model.fan=qkv", "model.fan_ratio=0.0", "model.fan_dropout=0.1"],
+        "model.fan_dropout",
+        "only CoLA_FAN",
+        "Set it to 0",
+    ),
     (["model.fan=input", "model.fan_dropout=0.1"], "model.fan_dropout", "only CoLA_FAN", "Set it to 0"),
     (
         ["model.fan=qkv", "model.fan_dropout=0.5", "model.fan_dropout_growth=0.1"],
@@ -36,8 +43,8 @@ BROKEN = [
     (
         ["model.fan=qkv", "model.fan_dropout_growth=0.1"],
         "model.fan_dropout_growth",
-        "fan_dropout is 0",
-        "Set model.fan_dropout too",
+        "no fan_dropout that could grow",
+        "Set it to 0",
     ),
     (["model.qkv_norm=none"], "model.qkv_norm", "hybrid norm normalises Q, K and V", "rms or l2"),
     (["model.norm=listing", "model.qkv_norm=none"], "model.qkv_norm", "listing norm normalises", "rms or l2"),

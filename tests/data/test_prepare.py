@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from colakit.config.schema import DataConfig
 from colakit.data import prepare as prepare_module
 from colakit.data.blocks import Blocks
 from colakit.data.cache import cache_root, cached_folder
+from colakit.data.document import Document
 from colakit.data.prepare import PreparedData, check_sources, prepare
 from colakit.data.tokenizer import Tokenizer
 from colakit.errors import ConfigError, DataError
@@ -127,6 +129,29 @@ def test_a_held_out_copy_under_another_name_is_not_trained_on(tmp_path: Path) ->
 
 
 # --- refusals
+
+
+@pytest.mark.parametrize("tokenizer_is_cached", [False, True])
+def test_a_source_that_changes_while_it_is_read_poisons_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer_is_cached: bool
+) -> None:
+    """Between hashing and packing an edited document could change sides, under the old fingerprint and for good."""
+    config = corpus(tmp_path / "c")
+    if tokenizer_is_cached:
+        run(config, seq_len=8)
+    honest, passes = prepare_module.read_documents, iter(range(99))
+
+    def edited_after_the_first_pass(given: DataConfig) -> Iterator[Document]:
+        changed = next(passes) > 0
+        for i, document in enumerate(honest(given)):
+            yield Document(document.text + "!") if changed and i == 7 else document
+
+    monkeypatch.setattr(prepare_module, "read_documents", edited_after_the_first_pass)
+    with pytest.raises(DataError, match="changed while it was being read"):
+        run(config)
+    monkeypatch.setattr(prepare_module, "read_documents", honest)
+    data = run(config)
+    assert sorted(documents_of(data, data.train) + documents_of(data, data.held_out)) == sorted(texts())
 
 
 def test_a_model_with_too_few_rows_is_told_how_many_it_needs(tmp_path: Path) -> None:

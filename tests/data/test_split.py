@@ -76,7 +76,7 @@ def test_a_copy_of_held_out_text_is_dropped_from_training() -> None:
 
 @pytest.mark.parametrize("docs", [[Document("a")], [Document("a"), Document("a")], documents(3)])
 def test_one_group_is_refused(docs: list[Document]) -> None:
-    with pytest.raises(DataError, match=r"would be empty.*Give more documents \(or a \.txt longer than 8 KiB"):
+    with pytest.raises(DataError, match=r"would be empty.*Give more documents \(or a \.txt longer than 32 KiB"):
         split_documents(docs, 0.1)
 
 

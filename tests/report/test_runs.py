@@ -1,0 +1,131 @@
+"""The tables of `train`, `eval` and `bench`: every figure, its unit, and n/a for what could not be had."""
+
+import dataclasses
+import re
+
+import pytest
+from rich.table import Table
+
+from colakit.records import BenchRecord, EvalRecord, RunSummary
+from colakit.report.runs import bench_table, eval_table, sample_text, summary_table
+from colakit.report.tables import print_table, stdout_console
+
+SUMMARY = RunSummary(
+    preset="cola-fan",
+    run_dir="runs/cola-fan-20260101-120000",
+    steps=1234,
+    interrupted=False,
+    first_loss=9.12345,
+    last_loss=4.56789,
+    val_loss=4.67891,
+    bits_per_byte=1.73219,
+    gzip_bits_per_byte=2.81239,
+    accuracy=0.34567,
+    tokens_seen=5_678_901,
+    nan_count=0,
+    parameters=88_368_000,
+    train_s=321.06,
+    tokens_per_s=17_654.4,
+    data_fingerprint="0123abcd",
+    prompt="once upon",
+    sample=" a time",
+)
+EVALUATION = EvalRecord(
+    step=2345,
+    val_loss=3.45678,
+    perplexity=1031.713,
+    bits_per_byte=1.23456,
+    accuracy=0.45678,
+    tokens=262_144,
+    text_bytes=999_999,
+    eval_s=1.5,
+)
+BENCH = BenchRecord(
+    preset="cola-fan",
+    batch_size=16,
+    seq_len=768,
+    device="CPU, float32",
+    dtype="float32",
+    attention="sdpa",
+    steps=11,
+    it_per_s=3.14159,
+    examples_per_s=50.26548,
+    tokens_per_s=38_603.4,
+    step_ms=318.31,
+    vram_gib=5.4321,
+    rss_gib=1.2345,
+    reason=None,
+)
+
+
+@pytest.fixture
+def shown(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Print a table as the commands do, and give its lines with the space between columns made one."""
+
+    def show(table: Table) -> list[str]:
+        print_table(table)
+        lines = [re.sub(r"\s{2,}", "  ", line.strip()) for line in capsys.readouterr().out.splitlines()]
+        return [line for line in lines if line and not set(line) <= set("─ ")]
+
+    return show
+
+
+def test_summary_has_every_figure_with_its_unit(shown) -> None:  # type: ignore[no-untyped-def]
+    assert shown(summary_table(SUMMARY)) == [
+        "run",
+        "preset  cola-fan",
+        "folder  runs/cola-fan-20260101-120000",
+        "parameters  88,368,000 (88.4M)",
+        "steps  1,234",
+        "first loss  9.1235 nats/token",
+        "last loss  4.5679 nats/token",
+        "validation loss  4.6789 nats/token",
+        "bits per byte  1.732",
+        "gzip -9, same text  2.812",
+        "accuracy  0.346",
+        "tokens seen  5,678,901",
+        "time  321.1 s (17,654 tokens/s in training steps)",
+        "data  0123abcd",
+    ]
+
+
+def test_summary_says_interrupted_skipped_and_not_known(shown) -> None:  # type: ignore[no-untyped-def]
+    summary = dataclasses.replace(SUMMARY, interrupted=True, nan_count=3, bits_per_byte=None, gzip_bits_per_byte=None)
+    lines = shown(summary_table(summary))
+    assert lines[0] == "interrupted run"
+    assert {"steps  1,234, 3 skipped", "bits per byte  n/a", "gzip -9, same text  n/a"} <= set(lines)
+
+
+def test_evaluation_has_every_figure_with_its_unit(shown) -> None:  # type: ignore[no-untyped-def]
+    assert shown(eval_table(EVALUATION)) == [
+        "held-out split, model of step 2,345",
+        "validation loss  3.4568 nats/token",
+        "perplexity  1,031.71",
+        "bits per byte  1.2346",
+        "accuracy  0.4568",
+        "tokens  262,144",
+    ]
+    assert "bits per byte  n/a" in shown(eval_table(dataclasses.replace(EVALUATION, bits_per_byte=None)))
+
+
+def test_bench_has_every_figure_with_its_unit(shown) -> None:  # type: ignore[no-untyped-def]
+    nothing = dict.fromkeys(("it_per_s", "examples_per_s", "tokens_per_s", "step_ms", "vram_gib", "rss_gib"))
+    failed = dataclasses.replace(BENCH, batch_size=4096, reason="out of memory", **nothing)
+    assert shown(bench_table([BENCH, failed])) == [
+        "cola-fan: CPU, float32, attention sdpa, seq_len 768, 11 steps",
+        "batch size  it/s  examples/s  tokens/s  ms/step  VRAM GiB  RSS GiB  note",
+        "16  3.142  50.27  38,603  318.3  5.43  1.23",
+        "4096  n/a  n/a  n/a  n/a  n/a  n/a  out of memory",
+    ]
+
+
+def test_brackets_are_printed_as_they_stand(shown, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    """rich would take [red] for a colour and drop it, and [/red] alone for an error."""
+    odd = "runs/[red]a[/red] [/b] :smile:"
+    lines = shown(summary_table(dataclasses.replace(SUMMARY, preset="[bold]", run_dir=odd, data_fingerprint="[/i]")))
+    assert {"preset  [bold]", f"folder  {odd}", "data  [/i]"} <= set(lines)
+    lines = shown(bench_table([dataclasses.replace(BENCH, preset="[bold]", device="[/x]", reason="[/red] gone")]))
+    assert lines[0].startswith("[bold]: [/x], attention sdpa")
+    assert lines[-1].endswith("[/red] gone")
+    stdout_console().print(sample_text(dataclasses.replace(SUMMARY, prompt="x[red]", sample="[/b]y")))
+    assert capsys.readouterr().out == "sample\nx[red][/b]y\n"

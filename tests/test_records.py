@@ -1,0 +1,82 @@
+"""Records as JSON: their kinds, and what strict JSON has no word for."""
+
+import json
+import math
+
+import pytest
+
+from colakit import records
+from colakit.records import (
+    BenchRecord,
+    EvalRecord,
+    FlopRecord,
+    ParamRecord,
+    Record,
+    RunSummary,
+    StepRecord,
+    to_json,
+)
+
+KINDS: dict[type[Record], str] = {
+    StepRecord: "step",
+    EvalRecord: "eval",
+    RunSummary: "run",
+    BenchRecord: "bench",
+    ParamRecord: "params",
+    FlopRecord: "flops",
+}
+
+
+def make_step(loss: float = 2.0, step_ms: float = 250.0) -> StepRecord:
+    return StepRecord(
+        step=7,
+        loss=loss,
+        accuracy=0.5,
+        lr=1e-3,
+        grad_norm=math.inf,
+        tokens=100,
+        step_ms=step_ms,
+        skipped=True,
+        nan_count=2,
+    )
+
+
+def test_every_record_has_its_kind() -> None:
+    """Files already written are read by these names."""
+    defined = {c for c in vars(records).values() if isinstance(c, type) and issubclass(c, Record) and c is not Record}
+    assert {c: c.kind for c in defined} == KINDS
+
+
+def test_the_kind_comes_first() -> None:
+    values = ParamRecord(preset="cola", component="head", parameters=5).to_dict()
+    assert list(values.items()) == [("kind", "params"), ("preset", "cola"), ("component", "head"), ("parameters", 5)]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_becomes_null_however_deep(bad: float) -> None:
+    value = {"a": bad, "b": [bad, {"c": (bad, 1.5)}], "d": {"e": {"f": bad}}, "g": 0.0}
+    assert json.loads(to_json(value)) == {
+        "a": None,
+        "b": [None, {"c": [None, 1.5]}],
+        "d": {"e": {"f": None}},
+        "g": 0.0,
+    }
+
+
+def test_other_values_stay_as_they_are() -> None:
+    value = {"n": 3, "yes": True, "none": None, "text": "naïve NaN — ∞", "list": [1, "Infinity"]}
+    line = to_json(value)
+    assert json.loads(line) == value
+    assert "naïve NaN — ∞" in line
+    assert "\n" not in to_json({"text": "two\nlines"})
+
+
+def test_a_record_with_nan_is_strict_json() -> None:
+    values = json.loads(to_json(make_step(loss=math.nan).to_dict()), parse_constant=pytest.fail)
+    assert (values["kind"], values["loss"], values["grad_norm"]) == ("step", None, None)
+    assert (values["skipped"], values["tokens"]) == (True, 100)
+
+
+def test_rates_of_a_step() -> None:
+    record = make_step(step_ms=250.0)
+    assert (record.it_per_s, record.tokens_per_s) == (4.0, 400.0)
