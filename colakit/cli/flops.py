@@ -74,7 +74,13 @@ def flops(
     of_preset = {"--batch-size": batch_size is not None, "--smoke": smoke, "--set": bool(sets)}
     if any(of_preset.values()):
         raise _misplaced((name for name, used in of_preset.items() if used), "counts for a preset only; add --preset")
-    table = table6(Sizes(**{**asdict(PAPER_SIZES), **given}))
+    chosen = Sizes(**{**asdict(PAPER_SIZES), **given})
+    if chosen.r >= min(chosen.d, chosen.d_ff):
+        rule = (
+            f"must be below --d {chosen.d} and --d-ff {chosen.d_ff}: a low-rank layer is narrower than both its sides."
+        )
+        raise typer.BadParameter(rule, param_hint=f"--r {chosen.r}")
+    table = table6(chosen)
     if json:
         print_json(_table6_json(table))
     else:

@@ -48,6 +48,10 @@ def read_lines(path: Path) -> Iterator[str]:
             for number, raw in enumerate(handle, start=1):
                 yield _decode(raw.removeprefix(_BOM) if number == 1 else raw, path, number)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        if number == 0 and isinstance(error, gzip.BadGzipFile):
+            raise DataError(
+                f"{path}: no gzip data, though its name ends in .gz. Rename it, or fetch it again."
+            ) from error
         raise DataError(
             f"{path}, after line {number}: the gzip data is truncated or damaged ({error}). Fetch the file again; "
             f"`gzip -t {path}` checks it."
@@ -112,7 +116,8 @@ def _parse(line: str, where: str) -> Document:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # ValueError: also a number of over 4300 digits
-        raise DataError(f"{where}: not valid JSON ({error}). JSONL holds one object on each line.") from error
+        fault = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        raise DataError(f"{where}: not valid JSON ({fault}). JSONL holds one object on each line.") from error
     if not isinstance(row, dict):
         raise DataError(f'{where}: {_json_type(row)}, not an object. Write each line as {{"text": "…"}}.')
     if "text" not in row:

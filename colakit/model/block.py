@@ -49,7 +49,7 @@ class Block(nn.Module):
         self.mlp_norm = norm()
         if self.wiring is listing:
             self.post_mlp_norm = norm()
-            self.gated_residual = GatedResidual(norm().weight.numel())
+            self.gated_residual = GatedResidual(self.mlp_norm.weight.numel())
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, D] → [B, T, D]."""

@@ -73,6 +73,7 @@ class Trainer:
         self.loader = TrainLoader(self.data.train, batch_size=config.train.batch_size, seed=config.train.seed)
         self.folder, self.sinks = create_run(out, config, self.data.describe(), sinks)
         self.history: list[StepRecord] = []
+        self.evaluations: list[EvalRecord] = []
         self.skipped = 0
 
     def fit(self) -> RunSummary:
@@ -84,8 +85,9 @@ class Trainer:
                 interrupted = self._loop(stop)
                 save_model(self.model, self.folder.root)
                 self.data.tokenizer.save(self.folder.tokenizer)
-                final = self._evaluate()
-                summary = self._summarise(final, time.perf_counter() - started, interrupted=interrupted)
+                if not self.evaluations or self.evaluations[-1].step < len(self.history):
+                    self._evaluate()
+                summary = self._summarise(time.perf_counter() - started, interrupted=interrupted)
                 write_json(self.folder.summary, summary.to_dict())
         finally:
             self.sinks.close()
@@ -130,11 +132,11 @@ class Trainer:
             self.data.held_out, batch_size=train.effective_micro_batch_size, max_tokens=train.eval_tokens
         )
 
-    def _evaluate(self) -> EvalRecord:
+    def _evaluate(self) -> None:
         token_bytes = self.data.tokenizer.token_bytes
         record = evaluate(self.model, self._held_out(), self.machine, token_bytes, step=len(self.history))
+        self.evaluations.append(record)
         self.sinks.evaluation(record)
-        return record
 
     def _train_step(self) -> TrainStep:
         optim, train = self.config.optim, self.config.train
@@ -168,7 +170,8 @@ class Trainer:
         )
         return tokenizer.decode(prompt), tokenizer.decode(ids)
 
-    def _summarise(self, final: EvalRecord, train_s: float, *, interrupted: bool) -> RunSummary:
+    def _summarise(self, train_s: float, *, interrupted: bool) -> RunSummary:
+        final = self.evaluations[-1]
         prompt, sample = self._sample()
         steps_s = sum(r.step_ms for r in self.history) / 1000.0
         tokens = sum(r.tokens for r in self.history)

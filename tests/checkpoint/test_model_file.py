@@ -89,3 +89,10 @@ def test_a_failed_save_leaves_no_half_a_file(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="No space left"):
         save_model(make_model("cola-fan", "train.seed=1"), tmp_path)
     assert (path.read_bytes() if path.exists() else None) == before
+
+
+def test_others_may_read_the_file_where_the_umask_lets_them(tmp_path: Path) -> None:
+    """As any file that is written: safetensors alone would make it its owner's."""
+    (tmp_path / "another").touch()
+    path = save_model(make_model(), tmp_path)
+    assert path.stat().st_mode == (tmp_path / "another").stat().st_mode

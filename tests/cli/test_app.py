@@ -94,6 +94,8 @@ def test_a_wrong_configuration_is_one_message_and_exit_2(colakit: Run, args: lis
         (["flops", "--n", "-3"], "'--n'"),
         (["flops", "--d-ff", "x"], "'--d-ff'"),
         (["flops", "--r", "1.5"], "'--r'"),
+        (["flops", "--r", "768"], "--r 768: must be below --d 768"),
+        (["flops", "--d-ff", "100"], "--r 192: must be below --d 768 and --d-ff 100"),
         (["flops", "--preset", "cola", "--batch-size", "0"], "'--batch-size'"),
         (["flops", "--preset", "cola", "--d", "3"], "--d: belongs to Table 6"),
         (["flops", "--preset", "cola", "--d-ff", "768", "--n", "1"], "--d-ff, --n: belongs to Table 6"),

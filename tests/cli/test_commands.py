@@ -198,9 +198,9 @@ def test_flops_prints_table_6_in_both_conventions(colakit: Run) -> None:
 
 
 def test_flops_json_at_other_sizes(colakit: Run) -> None:
-    printed = one_object(colakit("flops", "--d", "3", "--r", "5", "--d-ff", "7", "--n", "2", "--json").out)
-    table = table6(Sizes(n=2, d=3, r=5, d_ff=7))
-    assert printed["sizes"] == {"n": 2, "d": 3, "r": 5, "d_ff": 7}
+    printed = one_object(colakit("flops", "--d", "8", "--r", "5", "--d-ff", "7", "--n", "2", "--json").out)
+    table = table6(Sizes(n=2, d=8, r=5, d_ff=7))
+    assert printed["sizes"] == {"n": 2, "d": 8, "r": 5, "d_ff": 7}
     for row, expected in zip([*printed["rows"], printed["total"]], [*table.rows, table.total], strict=True):
         assert row["component"] == expected.component
         assert row["original"]["flops"] == expected.original.flops

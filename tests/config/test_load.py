@@ -117,6 +117,15 @@ def test_a_set_must_be_section_key_value(problems_of: ProblemsOf, item: str) -> 
     assert problems_of(item)["--set"].value == item
 
 
+def test_a_key_without_its_section_is_completed(problems_of: ProblemsOf) -> None:
+    assert problems_of("max_steps=3")["--set"].fix.endswith("Did you mean train.max_steps?")
+
+
+def test_a_seed_that_torch_cannot_take_is_refused(problems_of: ProblemsOf) -> None:
+    assert "less than" in problems_of(f"train.seed={2**63}")["train.seed"].rule
+    assert resolve("cola", sets=[f"train.seed={2**63 - 1}"]).config.train.seed == 2**63 - 1
+
+
 def test_a_set_is_one_value(problems_of: ProblemsOf) -> None:
     """Further lines of TOML would be dropped without a word."""
     assert problems_of("train.max_steps=5\nx = 1")["train.max_steps"].value == "5\nx = 1"

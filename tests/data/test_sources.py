@@ -159,17 +159,19 @@ def test_binary_and_other_encodings_name_the_line(tmp_path: Path, name: str) -> 
 def test_damaged_gzip(tmp_path: Path) -> None:
     whole = gzip.compress(b"".join(json.dumps({"text": str(i) * 9}).encode() + b"\n" for i in range(5000)))
     path = tmp_path / "a.jsonl.gz"
-    for content in (whole[: len(whole) // 2], b"not gzip at all", whole[:-8] + b"\0" * 8):
+    for content in (whole[: len(whole) // 2], whole[:-8] + b"\0" * 8):
         path.write_bytes(content)
         message = refusal(path)
         assert "a.jsonl.gz, after line" in message
         assert "truncated or damaged" in message
+    path.write_bytes(b"not gzip at all")
+    assert "a.jsonl.gz: no gzip data, though its name ends in .gz" in refusal(path)
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("{'text': 'a'}", "not valid JSON"),
+        ("{'text': 'a'}", "not valid JSON (Expecting property name enclosed in double quotes, column 2)"),
         ("[" * 100_000, "not valid JSON"),
         ('["a"]', "a list, not an object"),
         ("null", "null, not an object"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -189,6 +190,31 @@ def test_a_signal_finishes_the_step_saves_and_summarises(corpus: Path, tmp_path:
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("at", [2, 6], ids=["an evaluation on the way", "the last one"])
+def test_a_signal_during_an_evaluation_costs_nothing(corpus: Path, tmp_path: Path, at: int) -> None:
+    recorder = Recorder()
+    recorder.evaluation = lambda r: os.kill(os.getpid(), signal.SIGINT) if r.step == at else None  # type: ignore[method-assign]
+    summary = run(make_config(corpus), tmp_path / "run", recorder)
+    assert (summary.steps, summary.interrupted) == (at, at < 6)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [r["step"] for r in map(json.loads, lines) if r["kind"] == "eval"] == list(range(2, at + 1, 2))
+    assert evaluate_run(tmp_path / "run").val_loss == summary.val_loss
+
+
+def test_the_model_is_saved_before_the_last_evaluation(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("colakit.train.trainer.evaluate", fails)
+    recorder = Recorder()
+    with pytest.raises(MemoryError):
+        run(make_config(corpus, "train.eval_every=99"), tmp_path / "run", recorder)
+    assert load_file(tmp_path / "run" / "model.safetensors")
+    assert recorder.closed
+
+
 def test_a_second_signal_stops_at_once(corpus: Path, tmp_path: Path) -> None:
     recorder = Recorder(on_step=lambda r: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)] and None)
     with pytest.raises(KeyboardInterrupt):
@@ -249,6 +275,36 @@ def test_eval_refuses_what_is_no_finished_run(corpus: Path, tmp_path: Path) -> N
     (tmp_path / "run" / "summary.json").unlink()
     with pytest.raises(CheckpointError, match="not finished"):
         evaluate_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("damaged", ["[]", "{}", "3", "{"])
+def test_eval_refuses_a_damaged_summary(corpus: Path, tmp_path: Path, damaged: str) -> None:
+    run(make_config(corpus), tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(damaged)
+    with pytest.raises(CheckpointError, match=r"summary\.json is missing or unreadable"):
+        evaluate_run(tmp_path / "run")
+
+
+def test_eval_works_from_another_folder(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    summary = run(make_config(Path(corpus.name)), tmp_path / "run")
+    monkeypatch.chdir("/")
+    assert evaluate_run(tmp_path / "run").val_loss == summary.val_loss
+
+
+def test_eval_takes_the_machine_it_is_on_and_the_runs_own_tokenizer(corpus: Path, tmp_path: Path) -> None:
+    """What a GPU trained, with a tokenizer folder that is gone since, is evaluated on a laptop."""
+    first = Trainer(make_config(corpus), out=tmp_path / "first", sinks=lambda _: Recorder())
+    first.data.tokenizer.save(tmp_path / "tokenizer")
+    sets = (f'data.tokenizer="{tmp_path / "tokenizer"}"',)
+    summary = run(make_config(corpus, *sets), tmp_path / "run")
+    shutil.rmtree(tmp_path / "tokenizer")
+    path = RunFolder(tmp_path / "run").config
+    config = json.loads(path.read_text())
+    config["train"] |= {"device": "cuda", "dtype": "bfloat16"}
+    config["model"] |= {"attention": "flash"}
+    path.write_text(json.dumps(config))
+    assert evaluate_run(tmp_path / "run").val_loss == pytest.approx(summary.val_loss, rel=1e-2)
 
 
 def test_eval_refuses_changed_data(corpus: Path, tmp_path: Path) -> None:
