@@ -47,6 +47,8 @@ class StepRecord(Record):
     loss: float
     accuracy: float
     """Share of the step's targets that were the most probable token, 0 to 1."""
+    bits_per_byte: float | None
+    """None where the tokenizer does not map its tokens to bytes."""
     lr: float
     grad_norm: float
     tokens: int

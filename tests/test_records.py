@@ -32,6 +32,7 @@ def make_step(loss: float = 2.0, step_ms: float = 250.0) -> StepRecord:
         step=7,
         loss=loss,
         accuracy=0.5,
+        bits_per_byte=None,
         lr=1e-3,
         grad_norm=math.inf,
         tokens=100,

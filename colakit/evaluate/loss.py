@@ -6,9 +6,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from colakit.build import Machine
 from colakit.data.loader import Batch
@@ -32,7 +31,7 @@ def evaluate(
     correct = torch.zeros((), dtype=torch.int64, device=machine.device)
     tokens = 0
     text_bytes = 0
-    lengths = np.array([len(b) for b in token_bytes]) if token_bytes is not None else None
+    lengths = byte_lengths(token_bytes)
     with evaluation_mode(model):
         for batch in batches:
             with machine.autocast():
@@ -42,9 +41,8 @@ def evaluate(
                 )
             nll += sums.nll
             correct += sums.correct
-            real = batch.targets[batch.targets != IGNORE].numpy()
-            tokens += len(real)
-            text_bytes += int(lengths[real].sum()) if lengths is not None else 0
+            tokens += int((batch.targets != IGNORE).sum())
+            text_bytes += count_bytes(batch.targets, lengths) if lengths is not None else 0
     val_loss = nll.item() / tokens
     return EvalRecord(
         step=step,
@@ -56,6 +54,16 @@ def evaluate(
         text_bytes=text_bytes if lengths is not None else None,
         eval_s=time.perf_counter() - started,
     )
+
+
+def byte_lengths(token_bytes: Sequence[bytes] | None) -> Tensor | None:
+    """How many bytes of text each token stands for, [V] int64; None where that is not known."""
+    return None if token_bytes is None else torch.tensor([len(b) for b in token_bytes])
+
+
+def count_bytes(targets: Tensor, lengths: Tensor) -> int:
+    """The bytes of text that the real targets [B, T], on the host, stand for."""
+    return int(lengths[targets[targets != IGNORE]].sum())
 
 
 def gzip_bits_per_byte(batches: Iterable[Batch], token_bytes: Sequence[bytes] | None) -> float | None:

@@ -62,6 +62,7 @@ class TensorBoardSink:
                 "loss": record.loss,
                 "accuracy": record.accuracy,
                 "perplexity": math.exp(min(record.loss, 700.0)),
+                "bits_per_byte": record.bits_per_byte,
                 "lr": record.lr,
                 "grad_norm": record.grad_norm,
                 "it_per_s": record.it_per_s,

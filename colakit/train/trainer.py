@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,14 @@ from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch, TrainLoader, held_out_batches
 from colakit.data.prepare import PreparedData, check_sources, prepare
 from colakit.evaluate.generate import generate
-from colakit.evaluate.loss import evaluate, gzip_bits_per_byte
+from colakit.evaluate.loss import byte_lengths, count_bytes, evaluate, gzip_bits_per_byte
 from colakit.model.lm import LM
 from colakit.optim.schedule import learning_rate
 from colakit.records import EvalRecord, RunSummary, StepRecord
 from colakit.train.runs import RunFolder, create_run, plan_run_folder, write_json
 from colakit.train.sinks import Sink
 from colakit.train.step import StepResult, TrainStep
+from colakit.units import NATS_PER_BIT
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Trainer:
         check_sources(config.data)
         self.machine: Machine = pick_machine(config)
         self.data: PreparedData = prepare(config.data, seq_len=config.model.seq_len, vocab_size=config.model.vocab_size)
+        self.byte_lengths = byte_lengths(self.data.tokenizer.token_bytes)
         self.model: LM = build_model(config, self.machine)
         self.step = self._train_step()
         self.loader = TrainLoader(self.data.train, batch_size=config.train.batch_size, seed=config.train.seed)
@@ -101,8 +103,9 @@ class Trainer:
         micro = self.config.train.effective_micro_batch_size
         for step in range(self.config.train.max_steps):
             started = time.perf_counter()
-            result = self.step(step, self.loader.micro_batches(step, micro))
-            self._record(step + 1, result, 1000.0 * (time.perf_counter() - started))
+            batches = self.loader.micro_batches(step, micro)
+            result = self.step(step, batches)
+            self._record(step + 1, result, batches, 1000.0 * (time.perf_counter() - started))
             last = step + 1 == self.config.train.max_steps
             if not (stop.is_set or last) and (step + 1) % self.config.train.eval_every == 0:
                 self._evaluate()
@@ -110,12 +113,13 @@ class Trainer:
                 return True
         return False
 
-    def _record(self, step: int, result: StepResult, step_ms: float) -> None:
+    def _record(self, step: int, result: StepResult, batches: Sequence[Batch], step_ms: float) -> None:
         self.skipped += result.skipped
         record = StepRecord(
             step=step,
             loss=result.loss,
             accuracy=result.accuracy,
+            bits_per_byte=self._bits_per_byte(result, batches),
             lr=result.lr,
             grad_norm=result.grad_norm,
             tokens=result.tokens,
@@ -125,6 +129,12 @@ class Trainer:
         )
         self.history.append(record)
         self.sinks.step(record)
+
+    def _bits_per_byte(self, result: StepResult, batches: Sequence[Batch]) -> float | None:
+        if self.byte_lengths is None:
+            return None
+        text_bytes = sum(count_bytes(batch.targets, self.byte_lengths) for batch in batches)
+        return result.loss * result.tokens / NATS_PER_BIT / text_bytes if text_bytes else None
 
     def _held_out(self) -> Iterator[Batch]:
         train = self.config.train

@@ -16,6 +16,7 @@ def make_step(step: int = 3, loss: float = 2.5, skipped: bool = False, nan_count
         step=step,
         loss=loss,
         accuracy=0.25,
+        bits_per_byte=3.0,
         lr=1e-3,
         grad_norm=0.7,
         tokens=4000,

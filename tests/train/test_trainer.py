@@ -122,7 +122,10 @@ def test_tensorboard_has_every_scalar(corpus: Path, tmp_path: Path) -> None:
     events = EventAccumulator(str(RunFolder(tmp_path / "run").tensorboard))
     events.Reload()
     assert set(events.Tags()["scalars"]) == {
-        *(f"train/{n}" for n in ("loss", "accuracy", "perplexity", "lr", "grad_norm", "it_per_s", "tokens_per_s")),
+        *(
+            f"train/{n}"
+            for n in ("loss", "accuracy", "perplexity", "bits_per_byte", "lr", "grad_norm", "it_per_s", "tokens_per_s")
+        ),
         "train/nan_count",
         *(f"val/{n}" for n in ("loss", "accuracy", "perplexity", "bits_per_byte")),
     }
