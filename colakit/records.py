@@ -23,9 +23,9 @@ class Record:
         return {"kind": self.kind, **asdict(self)}
 
 
-def to_json(value: Any) -> str:  # Any: JSON values
-    """`value` on one line of strict JSON: NaN and infinities, which JSON has not, become null."""
-    return json.dumps(_finite(value), allow_nan=False, ensure_ascii=False)
+def to_json(value: Any, indent: int | None = None) -> str:  # Any: JSON values
+    """`value` as strict JSON, on one line unless indented: NaN and infinities, which JSON has not, become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False, ensure_ascii=False)
 
 
 def _finite(value: Any) -> Any:  # Any: JSON values

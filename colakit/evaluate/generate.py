@@ -15,7 +15,8 @@ def generate(
 ) -> list[int]:
     """Sample `n_tokens` ids below `n_ids` after `prompt` (at least one id), each from softmax(logits / temperature).
 
-    The model sees its last seq_len tokens. Every prefix is computed anew: meant for short samples.
+    The model sees its last seq_len tokens. Every prefix is computed anew: meant for short samples. It ends early where
+    the logits are not finite, as a diverged model's are.
     """
     ids = list(prompt)
     generator = torch.Generator().manual_seed(seed)
@@ -24,5 +25,7 @@ def generate(
             window = torch.tensor([ids[-model.config.seq_len :]], device=machine.device)
             logits = model.head(model.hidden(window)[:, -1])[0, :n_ids].float()
             probabilities = (logits / temperature).softmax(dim=-1).cpu()
+            if not probabilities.isfinite().all():
+                break
             ids.append(int(torch.multinomial(probabilities, 1, generator=generator)))
     return ids[len(prompt) :]

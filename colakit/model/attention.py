@@ -3,23 +3,11 @@
 Shapes: B batch, T time, D d_model, H heads, K kv heads, E head_dim.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colakit.model.backends import Attend
 from colakit.model.linear import Projections
 from colakit.model.rope import Rotary
-
-
-class L2Norm(nn.Module):
-    """Unit L2 norm over the last dimension: the listing's norm of Q, K and V (§2.1.1).
-
-    It bounds every attention logit to ±1/√E, which is close to uniform attention; RMSNorm bounds it to ±√E.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., E] → [..., E], each vector of length 1."""
-        return F.normalize(x, dim=-1)
 
 
 class Attention(nn.Module):

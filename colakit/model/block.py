@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from colakit.model.norm import RMSNorm
+
 NormPlacement = Literal["pre", "post", "hybrid", "listing"]
 
 
@@ -38,7 +40,7 @@ class Block(nn.Module):
         *,
         placement: NormPlacement,
         first: bool,
-        norm: Callable[[], nn.RMSNorm],
+        norm: Callable[[], RMSNorm],
     ) -> None:
         super().__init__()
         self.attention = attention

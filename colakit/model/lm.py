@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colakit.model import init, naming, remat
-from colakit.model.attention import Attention, L2Norm
+from colakit.model.attention import Attention
 from colakit.model.backends import attention_backend
 from colakit.model.block import Block, GatedResidual
 from colakit.model.config import LMConfig
 from colakit.model.linear import FAN, CoLA, Dense, ParamRole, Projections, low_rank_projections
 from colakit.model.mlp import MLP
+from colakit.model.norm import L2Norm, RMSNorm
 from colakit.model.rope import Rotary
 
 TIED_SELF_LOGIT = 4.0
@@ -87,7 +88,7 @@ class LM(nn.Module):
                 if module is self.output:
                     own = {n: r._replace(role="head") if r.role == "matrix" else r for n, r in own.items()}
                 roles |= {prefix + name: role for name, role in own.items()}
-            elif isinstance(module, nn.RMSNorm):
+            elif isinstance(module, RMSNorm):
                 roles[prefix + "weight"] = ParamRole("norm")
             elif isinstance(module, GatedResidual):
                 roles[prefix + "gate"] = ParamRole("gate")
@@ -95,8 +96,8 @@ class LM(nn.Module):
         return roles
 
 
-def _norm(config: LMConfig) -> nn.RMSNorm:
-    return nn.RMSNorm(config.d_model, eps=config.norm_eps)
+def _norm(config: LMConfig) -> RMSNorm:
+    return RMSNorm(config.d_model, eps=config.norm_eps)
 
 
 def _head(config: LMConfig) -> Projections:
@@ -128,7 +129,7 @@ def _qkv(config: LMConfig, depth: int) -> Projections:
 
 def _qkv_norm(config: LMConfig) -> nn.Module:
     if config.qkv_norm == "rms":
-        return nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+        return RMSNorm(config.head_dim, eps=config.norm_eps)
     return L2Norm() if config.qkv_norm == "l2" else nn.Identity()
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
 from colakit.errors import CheckpointError, RunError
+from colakit.records import to_json
 
 T = TypeVar("T")
 
@@ -140,7 +141,7 @@ def _claim(out: Path | None, preset: str) -> Path:
 def write_json(path: Path, value: dict[str, Any]) -> None:  # Any: JSON values
     """Write `value` indented; the file appears whole or not at all."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from colakit.records import EvalRecord, StepRecord, to_json
 
@@ -94,6 +95,10 @@ class TensorBoardSink:
                 self._writer.add_scalar(f"{group}/{name}", value, step)
 
 
+def _whole() -> Column:
+    return Column(no_wrap=True)
+
+
 class ConsoleSink:
     """A progress bar on a terminal, plain lines elsewhere; a line per evaluation on both. Rates are over 20 steps."""
 
@@ -108,12 +113,12 @@ class ConsoleSink:
         if console.is_terminal:
             bar = [BarColumn(bar_width=None)] if self._wide else []
             self._progress = Progress(
-                TextColumn("step"),
-                MofNCompleteColumn(),
+                TextColumn("step", table_column=_whole()),
+                MofNCompleteColumn(table_column=_whole()),
                 *bar,
-                TextColumn("{task.fields[figures]}"),
-                TextColumn("ETA"),
-                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[figures]}", table_column=_whole()),
+                TextColumn("ETA", table_column=_whole()),
+                TimeRemainingColumn(compact=True, table_column=_whole()),
                 console=console,
             )
             self._task = self._progress.add_task("train", total=max_steps, figures="")
@@ -127,8 +132,7 @@ class ConsoleSink:
         figures = f"loss {record.loss:.3f}"
         if self._wide:
             figures += f"  {it_per_s:.2f} it/s  {tokens_per_s:,.0f} tokens/s"
-        if record.nan_count:
-            figures += f"  {record.nan_count} skipped"
+            figures += f"  {record.nan_count} skipped" if record.nan_count else ""
         if self._progress is not None:
             self._progress.update(self._task, completed=record.step, figures=figures)
         elif record.step == 1 or record.step % self._every == 0:

@@ -178,6 +178,8 @@ class Trainer:
             temperature=SAMPLE_TEMPERATURE,
             seed=self.config.train.seed,
         )
+        if len(ids) < self.config.train.sample_tokens:
+            log.warning("The sample ends early: the model's outputs are not finite. Try a lower optim.lr.")
         return tokenizer.decode(prompt), tokenizer.decode(ids)
 
     def _summarise(self, train_s: float, *, interrupted: bool) -> RunSummary:

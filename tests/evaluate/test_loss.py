@@ -88,3 +88,9 @@ def test_generation_at_low_temperature_takes_the_most_probable_token(model: LM) 
     with torch.no_grad():
         best = int(model(torch.tensor([[3, 5]]))[0, -1].argmax())
     assert generate(model, [3, 5], 1, CPU, n_ids=VOCAB, temperature=1e-4, seed=0) == [best]
+
+
+def test_generation_ends_where_a_diverged_model_has_no_probabilities(model: LM) -> None:
+    with torch.no_grad():
+        model.norm.weight.fill_(float("nan"))
+    assert generate(model, [3, 5], 4, CPU, n_ids=VOCAB, temperature=1.0, seed=0) == []

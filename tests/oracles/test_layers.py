@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from colakit.model.attention import L2Norm
 from colakit.model.block import GatedResidual
 from colakit.model.linear import FAN, CoLA, CoLAFAN, Dense
 from colakit.model.mlp import MLP
+from colakit.model.norm import L2Norm, RMSNorm
 from colakit.model.rope import Rotary
 from tests.oracles import reference as ref
 
@@ -146,7 +146,7 @@ def test_rms_norm_on_small_inputs_where_eps_weighs(eps: float) -> None:
     def oracle(x: Tensor, p: dict[str, Tensor]) -> tuple[Tensor, ...]:
         return (ref.each_vector(lambda v: ref.rms_norm(v, p["weight"], eps), 1e-3 * x),)
 
-    class Shrunk(nn.RMSNorm):
+    class Shrunk(RMSNorm):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(1e-3 * x)
 

@@ -218,6 +218,19 @@ def test_the_model_is_saved_before_the_last_evaluation(
     assert recorder.closed
 
 
+def test_a_diverged_run_is_summarised(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def spoil(record: StepRecord) -> None:
+        if record.step == 6:
+            trainer.model.norm.weight.data.fill_(float("nan"))
+
+    trainer = Trainer(make_config(corpus), out=tmp_path / "run", sinks=lambda _: Recorder(on_step=spoil))
+    summary = trainer.fit()
+    assert summary.sample == ""
+    assert "not finite" in caplog.text
+    text = RunFolder(tmp_path / "run").summary.read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["val_loss"] is None  # strict JSON
+
+
 def test_a_second_signal_stops_at_once(corpus: Path, tmp_path: Path) -> None:
     recorder = Recorder(on_step=lambda r: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)] and None)
     with pytest.raises(KeyboardInterrupt):

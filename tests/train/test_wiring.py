@@ -168,6 +168,7 @@ def test_the_summary_is_of_this_run_and_its_last_evaluation(run: Run) -> None:
     scored = held_out_batches(data.held_out, batch_size=2, max_tokens=150)
     assert summary.gzip_bits_per_byte == gzip_bits_per_byte(scored, data.tokenizer.token_bytes)
     assert (summary.run_dir, summary.data_fingerprint) == (str(run.trainer.folder.root), data.fingerprint)
+    assert summary.preset == "cola-fan-dropout-muon"
     assert all(0.0 <= r.accuracy <= 1.0 < r.loss for r in run.watch.steps)
 
 
@@ -330,6 +331,16 @@ def test_the_bar_is_one_line_and_rates_need_eighty_columns(width: int, last: str
     assert text.count("\n") == 1
     assert text.endswith("\x1b[?25h")  # the cursor is back
     assert re.fullmatch(last, re.sub(r"\x1b\[[\d;?]*\w", "", text).split("\r")[-1].strip())
+
+
+@pytest.mark.parametrize(("width", "shown"), [(40, "loss 2.500 ETA"), (80, "320,000 tokens/s  12 skipped ETA")])
+def test_the_bar_never_cuts_a_figure(width: int, shown: str) -> None:
+    stream = io.StringIO()
+    sink = ConsoleSink(Console(file=stream, force_terminal=True, width=width), max_steps=10_000)
+    sink.step(replace(STEP, step=1300, tokens=160_000, nan_count=12))
+    sink.close()
+    assert "1300/10000" in stream.getvalue()
+    assert shown in stream.getvalue()
 
 
 def test_rates_are_over_twenty_steps_and_no_line_is_broken_in_a_narrow_pipe() -> None:
