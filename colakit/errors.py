@@ -20,6 +20,10 @@ class RunError(ColakitError):
     """A run folder that cannot be created or written."""
 
 
+class FigureError(ColakitError):
+    """A figure that cannot be written where it should go."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a configuration: which field, what value, which rule, what to do."""

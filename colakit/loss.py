@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from colakit.analysis.chunking import is_chunked, tokens_per_chunk
+
 IGNORE = -100
 """The target of a position that has none: it counts in no sum. PyTorch's default ``ignore_index``."""
-
-MAX_LOGITS = 2**26
-"""Logits held at once, 256 MiB in float32. One chunk is computed once; several are recomputed in the backward pass."""
 
 
 class LossSums(NamedTuple):
@@ -30,9 +29,9 @@ class LossSums(NamedTuple):
 def loss_sums(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, *, vocab_size: int) -> LossSums:
     """Sum of cross-entropies of `head` on hidden [B, T, D] at targets [B, T]; those that are `IGNORE` do not count."""
     h, t = hidden.flatten(0, 1), targets.flatten()
-    chunk = max(1, MAX_LOGITS // vocab_size)
-    if h.shape[0] <= chunk:
+    if not is_chunked(h.shape[0], vocab_size):
         return LossSums(*_chunk_sums(head, h, t))
+    chunk = tokens_per_chunk(vocab_size)
     parts = [
         checkpoint(_chunk_sums, head, h_c, t_c, use_reentrant=False)
         for h_c, t_c in zip(torch.split(h, chunk), torch.split(t, chunk), strict=True)

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from colakit import loss
-from colakit.loss import IGNORE, MAX_LOGITS, loss_sums
+from colakit.analysis import chunking
+from colakit.analysis.chunking import MAX_LOGITS
+from colakit.loss import IGNORE, loss_sums
 
 B, T, D, V = 3, 7, 5, 11
 
@@ -43,7 +44,7 @@ def gradients(value: Tensor, *wrt: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("max_logits", [MAX_LOGITS, 1, V, 2 * V, 4 * V + 3, 20 * V, 21 * V])
 def test_sums_and_gradients_are_cross_entropy_s_in_any_chunks(max_logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One token per chunk, chunks that do not divide the 21 tokens, and all at once."""
-    monkeypatch.setattr(loss, "MAX_LOGITS", max_logits)
+    monkeypatch.setattr(chunking, "MAX_LOGITS", max_logits)
     head, hidden, targets = problem()
     wrt = (hidden, head.weight, head.bias)
     sums, expected = loss_sums(head, hidden, targets, vocab_size=V), oracle(head, hidden, targets)
@@ -58,7 +59,7 @@ def test_sums_and_gradients_are_cross_entropy_s_in_any_chunks(max_logits: int, m
 
 
 def test_chunks_hold_no_more_than_max_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "MAX_LOGITS", 4 * V + 3)
+    monkeypatch.setattr(chunking, "MAX_LOGITS", 4 * V + 3)
     head, hidden, targets = problem()
     shapes: list[torch.Size] = []
 
@@ -73,7 +74,7 @@ def test_chunks_hold_no_more_than_max_logits(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_one_chunk_is_computed_once_and_several_once_more_each(monkeypatch: pytest.MonkeyPatch) -> None:
     for max_logits, expected in ((MAX_LOGITS, 1), (7 * V, 2 * 3)):
-        monkeypatch.setattr(loss, "MAX_LOGITS", max_logits)
+        monkeypatch.setattr(chunking, "MAX_LOGITS", max_logits)
         head, hidden, targets = problem()
         calls: list[int] = []
         sums = loss_sums(lambda h, c=calls, f=head: (c.append(1), f(h))[1], hidden, targets, vocab_size=V)
@@ -100,7 +101,7 @@ def test_ignored_targets_count_nowhere() -> None:
 
 @pytest.mark.parametrize("max_logits", [MAX_LOGITS, 2 * V])
 def test_no_real_target_is_a_sum_of_zero(max_logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "MAX_LOGITS", max_logits)
+    monkeypatch.setattr(chunking, "MAX_LOGITS", max_logits)
     head, hidden, targets = problem()
     sums = loss_sums(head, hidden, torch.full_like(targets, IGNORE), vocab_size=V)
     assert float(sums.nll.detach()) == 0.0

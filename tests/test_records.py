@@ -8,12 +8,15 @@ import pytest
 from colakit import records
 from colakit.records import (
     BenchRecord,
+    ComponentParams,
     EvalRecord,
     FlopRecord,
+    MemoryRecord,
     ParamRecord,
     Record,
     RunSummary,
     StepRecord,
+    Table6Record,
     to_json,
 )
 
@@ -23,6 +26,8 @@ KINDS: dict[type[Record], str] = {
     RunSummary: "run",
     BenchRecord: "bench",
     ParamRecord: "params",
+    MemoryRecord: "memory",
+    Table6Record: "table6",
     FlopRecord: "flops",
 }
 
@@ -49,8 +54,10 @@ def test_every_record_has_its_kind() -> None:
 
 
 def test_the_kind_comes_first() -> None:
-    values = ParamRecord(preset="cola", component="head", parameters=5).to_dict()
-    assert list(values.items()) == [("kind", "params"), ("preset", "cola"), ("component", "head"), ("parameters", 5)]
+    components = (ComponentParams("head", 5, 1.0),)
+    values = ParamRecord("cola", total=5, non_embedding=5, components=components, claim=None, reason="none").to_dict()
+    assert list(values.items())[:3] == [("kind", "params"), ("preset", "cola"), ("total", 5)]
+    assert values["components"] == ({"name": "head", "params": 5, "share_frac": 1.0},)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

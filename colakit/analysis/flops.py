@@ -1,171 +1,133 @@
-"""Floating point operations of a forward pass, in closed form: the paper's Table 6, and any configured model.
+"""Floating point operations of an optimizer step of any configured model, in closed form.
 
 A multiply and an add count as two. Only matrix products are counted, as PyTorch's own counter does: biases, norms,
-activations, rotary positions, the softmax and the embedding's lookup are not.
+activations, rotary positions, the softmax, the embedding's lookup and AdamW's update are not.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
 
-from colakit.analysis.layers import LayerName, block_layers, head_layer
-from colakit.config.schema import ModelConfig
-from colakit.paper.claims import TABLE_6
+from colakit.analysis.chunking import is_chunked
+from colakit.analysis.inventory import group_of, parameters
+from colakit.analysis.layers import Layer, block_layers, head_layer
+from colakit.analysis.table6 import TRAINING
+from colakit.config.schema import ModelConfig, RunConfig
+from colakit.records import ComponentFlops, FlopRecord, SeqLenFlops
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """The letters of Table 6: n tokens, d model width, r rank, d_ff feed-forward width."""
-
-    n: int
-    d: int
-    r: int
-    d_ff: int
+SEQ_LEN_FACTORS = (1, 2, 4, 8, 16)
+"""Multiples of a model's own sequence length at which its growth is shown."""
 
 
-@dataclass(frozen=True)
-class Count:
-    """FLOPs as a formula in Table 6's letters, and evaluated."""
+def step_flops(config: RunConfig) -> FlopRecord:
+    """One optimizer step of `config`, full sequences, by component.
 
-    formula: str
-    flops: int
-
-
-@dataclass(frozen=True)
-class Table6Row:
-    """One component of Table 6. Original counts the forward pass in both conventions."""
-
-    component: str
-    original: Count
-    cola_printed: Count
-    """As the paper prints it: see `TABLE_6` for what it counts besides the forward pass."""
-    cola_forward: Count
-    """The forward pass of this component alone."""
-    contradiction: str | None
-    """What is wrong with the printed CoLA formula, if anything."""
-
-    @property
-    def printed_change_frac(self) -> float:
-        """CoLA as printed against Original: −0.5 is half of it."""
-        return self.cola_printed.flops / self.original.flops - 1.0
-
-    @property
-    def forward_change_frac(self) -> float:
-        """CoLA's forward pass against Original: −0.5 is half of it."""
-        return self.cola_forward.flops / self.original.flops - 1.0
-
-
-@dataclass(frozen=True)
-class Table6:
-    """Table 6, row by row, and the sum of its rows."""
-
-    sizes: Sizes
-    rows: tuple[Table6Row, ...]
-    total: Table6Row
-
-
-_EVALUATE: dict[str, Callable[[Sizes], int]] = {
-    "6nd²": lambda s: 6 * s.n * s.d**2,
-    "48ndr": lambda s: 48 * s.n * s.d * s.r,
-    "12ndr": lambda s: 12 * s.n * s.d * s.r,
-    "4n²d": lambda s: 4 * s.n**2 * s.d,
-    "2nd²": lambda s: 2 * s.n * s.d**2,
-    "16ndr": lambda s: 16 * s.n * s.d * s.r,
-    "4ndr": lambda s: 4 * s.n * s.d * s.r,
-    "6nd·d_ff": lambda s: 6 * s.n * s.d * s.d_ff,
-    "18nr(d+d_ff)": lambda s: 18 * s.n * s.r * (s.d + s.d_ff),
-    "6nr(d+d_ff)": lambda s: 6 * s.n * s.r * (s.d + s.d_ff),
-}
-
-_COLA_FORWARD = {
-    "attention Q, K, V": "12ndr",
-    "attention product": "4n²d",
-    "attention projection": "4ndr",
-    "feed-forward": "6nr(d+d_ff)",
-}
-"""What the CoLA column would say if it counted as the Original column does: 2 FLOPs per entry of each A and B."""
-
-
-def table6(sizes: Sizes) -> Table6:
-    """Table 6 at `sizes`: the paper's formulas beside the consistent forward count, evaluated."""
-    printed = {(claim.row, claim.column): claim for claim in TABLE_6}
-    rows = []
-    for component, forward in _COLA_FORWARD.items():
-        cola = printed[component, "CoLA"]
-        rows.append(
-            Table6Row(
-                component,
-                original=_count(printed[component, "Original"].formula, sizes),
-                cola_printed=_count(cola.formula, sizes),
-                cola_forward=_count(forward, sizes),
-                contradiction=cola.contradiction,
-            )
-        )
-    total = Table6Row(
-        "total",
-        original=Count("sum", sum(row.original.flops for row in rows)),
-        cola_printed=Count("sum", sum(row.cola_printed.flops for row in rows)),
-        cola_forward=Count("sum", sum(row.cola_forward.flops for row in rows)),
-        contradiction=None,
-    )
-    return Table6(sizes, tuple(rows), total)
-
-
-def _count(formula: str, sizes: Sizes) -> Count:
-    return Count(formula, _EVALUATE[formula](sizes))
-
-
-@dataclass(frozen=True)
-class ComponentFlops:
-    """Forward FLOPs of one component over all blocks and the whole batch."""
-
-    component: LayerName | Literal["attention_product"]
-    formula: str
-    """In numbers: blocks × 2 × tokens × the matrices' sizes."""
-    flops: int
-
-
-@dataclass(frozen=True)
-class ForwardFlops:
-    """Forward FLOPs of a model on one batch of full sequences."""
-
-    batch_size: int
-    seq_len: int
-    components: tuple[ComponentFlops, ...]
-    causal_attention_product: int
-    """The attention product over the lower triangle alone: what a kernel that skips masked pairs computes."""
-
-    @property
-    def total(self) -> int:
-        """Sum of the components, the attention product counted in full."""
-        return sum(component.flops for component in self.components)
-
-
-def forward_flops(model: ModelConfig, batch_size: int) -> ForwardFlops:
-    """Forward FLOPs of `model` by component, for `batch_size` sequences of `model.seq_len` tokens.
-
-    The attention product counts all n² pairs of a sequence, masked ones too, as Table 6 does. It is the head count, not
-    the key and value head count, that matters there: every query head multiplies its own rows.
+    It is the head count, not the key and value head count, that matters in the attention product: every query head
+    multiplies its own rows.
     """
-    tokens = batch_size * model.seq_len
-    components = []
-    for layer in (*block_layers(model), head_layer(model)):
-        blocks = 1 if layer.name == "head" else model.n_layers
-        shapes = " + ".join(f"{rows}×{columns}" for rows, columns in layer.matrices)
-        formula = f"{blocks} · 2 · {tokens} · ({shapes})"
-        components.append(ComponentFlops(layer.name, formula, blocks * 2 * tokens * layer.weights))
-        if layer.name == "v":
-            components.append(_attention_product(model, batch_size))
+    model, batch_size = config.model, config.train.batch_size
+    components = _components(config)
+    forward = sum(c.forward for c in components)
     pairs = model.seq_len * (model.seq_len + 1) // 2
-    return ForwardFlops(batch_size, model.seq_len, tuple(components), _product_flops(model, batch_size, pairs))
+    causal = _product_flops(model, batch_size, pairs)
+    full = _product_flops(model, batch_size, model.seq_len**2)
+    recompute = sum(c.recompute for c in components)
+    newton_schulz = newton_schulz_flops(config)
+    tokens = batch_size * model.seq_len
+    return FlopRecord(
+        preset=config.preset,
+        batch_size=batch_size,
+        seq_len=model.seq_len,
+        tokens=tokens,
+        components=components,
+        forward=forward,
+        model_flops=TRAINING * forward,
+        attention_pairs="all",
+        causal_attention_product=causal,
+        causal_model_flops=TRAINING * (forward - full + causal),
+        recompute=recompute,
+        newton_schulz=newton_schulz,
+        hardware_flops=TRAINING * forward + recompute + newton_schulz,
+        model_flops_per_token=TRAINING * forward // tokens,
+        by_seq_len=tuple(_at(model, factor * model.seq_len) for factor in SEQ_LEN_FACTORS),
+        attention_overtakes_at=_layers_per_token(model) // _product_flops(model, 1, 1) + 1,
+    )
+
+
+def _components(config: RunConfig) -> tuple[ComponentFlops, ...]:
+    model, train = config.model, config.train
+    tokens = train.batch_size * model.seq_len
+    components: list[ComponentFlops] = []
+    for layer in block_layers(model):
+        again = _recomputed(layer, model) if model.remat == "cola_m" else 0
+        components.append(_component(layer, model.n_layers, tokens, again))
+        if layer.name == "v":
+            components.append(_attention_product(model, train.batch_size))
+    head = head_layer(model)
+    chunked = is_chunked(train.effective_micro_batch_size * model.seq_len, model.vocab_size)
+    components.append(_component(head, 1, tokens, head.multiply_adds if chunked else 0))
+    return tuple(components)
+
+
+def _at(model: ModelConfig, seq_len: int) -> SeqLenFlops:
+    product = _product_flops(model, 1, seq_len)
+    per_token = _layers_per_token(model) + product
+    return SeqLenFlops(seq_len, TRAINING * per_token, product / per_token)
+
+
+def _layers_per_token(model: ModelConfig) -> int:
+    """Forward FLOPs of one token in all but the attention product: they do not grow with the sequence."""
+    layers = model.n_layers * sum(layer.multiply_adds for layer in block_layers(model))
+    return 2 * (layers + head_layer(model).multiply_adds)
+
+
+def _component(layer: Layer, blocks: int, tokens: int, multiply_adds_again: int) -> ComponentFlops:
+    shapes = " + ".join(f"{rows}×{columns}" for rows, columns in layer.matrices)
+    forward = blocks * 2 * tokens * layer.multiply_adds
+    return ComponentFlops(
+        layer.name,
+        f"{blocks} · 2 · {tokens} · ({shapes})",
+        forward=forward,
+        training=TRAINING * forward,
+        recompute=blocks * 2 * tokens * multiply_adds_again,
+    )
+
+
+def _recomputed(layer: Layer, model: ModelConfig) -> int:
+    """Multiply-adds of one token that CoLA-M repeats: of all matrices with a bias, so of no A and not of FAN's W_p.
+
+    The last product of a block is not repeated where nothing behind it needs its result: in pre and hybrid wiring it
+    goes into the residual sum, in post and listing into a norm.
+    """
+    if layer.name == "down" and model.norm in ("pre", "hybrid"):
+        return 0
+    kept = {"a", "a_p", "a_np", "w_p"}
+    return sum(w.size for w in layer.weights if w.matrices and w.name not in kept)
 
 
 def _attention_product(model: ModelConfig, batch_size: int) -> ComponentFlops:
     n, width = model.seq_len, model.n_heads * model.head_dim
+    flops = _product_flops(model, batch_size, n**2)
     formula = f"{model.n_layers} · 4 · {batch_size} · {n}² · {width}"
-    return ComponentFlops("attention_product", formula, _product_flops(model, batch_size, n**2))
+    again = flops if model.remat == "cola_m" else 0
+    return ComponentFlops("attention_product", formula, flops, TRAINING * flops, again)
 
 
 def _product_flops(model: ModelConfig, batch_size: int, pairs: int) -> int:
     """Q·Kᵀ and its product with V, for `pairs` of positions per head and sequence: 2 FLOPs each per channel."""
     return model.n_layers * 4 * batch_size * pairs * model.n_heads * model.head_dim
+
+
+def newton_schulz_flops(config: RunConfig) -> int:
+    """Muon's iterations over all matrices it updates: per iteration X·Xᵀ, its square, and their product with X."""
+    if config.optim.optimizer != "muon":
+        return 0
+    return config.optim.ns_steps * sum(
+        2 * short * short * (2 * long + short) for short, long in _muon_matrices(config.model)
+    )
+
+
+def _muon_matrices(model: ModelConfig) -> Iterator[tuple[int, int]]:
+    """Shorter and longer side of each matrix."""
+    for p in parameters(model):
+        if group_of(p.role, muon=True) == "muon":
+            sides = sorted((p.shape[0] // p.matrices, p.shape[1]))
+            yield from [(sides[0], sides[1])] * p.matrices

@@ -1,33 +1,33 @@
-"""``colakit flops``: the paper's Table 6 beside a consistent count, or the forward pass of one preset."""
+"""``colakit flops``: the paper's Table 6 beside a consistent count, or one optimizer step of presets."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from colakit.analysis.flops import Count, Sizes, Table6, Table6Row, forward_flops, table6
+from colakit.analysis.flops import step_flops
+from colakit.analysis.table6 import Sizes, table6
 from colakit.cli import options
 from colakit.config.load import resolve
-from colakit.records import FlopRecord
-from colakit.report.tables import add_name_column, add_number_column, new_table, print_json, print_note, print_table
-from colakit.units import human_count
+from colakit.records import FlopRecord, Table6Record
+from colakit.report.figures import check_figure, stacked_bars
+from colakit.report.flops import growth_table, step_notes, step_table, steps_table, table6_notes, table6_table
+from colakit.report.tables import print_json, print_note, print_table
 
 PAPER_SIZES = Sizes(n=1024, d=768, r=192, d_ff=2048)
 """Table 6's own d, r and d_ff, at the paper's sequence length."""
 
 _TABLE_6 = "Table 6 (without --preset)"
-_OF_PRESET = "One preset's forward pass"
-
-_COUNTED = "Matrix products only, a multiply and an add as two; biases, norms and activations are not counted."
-_MIXED = (
-    "The printed columns mix two conventions: Original is a forward pass; what CoLA's formulas count is noted here."
-)
+_OF_PRESET = "An optimizer step of a preset"
+_TERA = 1e12
 
 
 def _size(name: str, meaning: str) -> Any:  # Any: what typer.Option returns
-    return typer.Option(name, min=1, metavar="N", help=meaning, rich_help_panel=_TABLE_6, show_default=False)
+    return typer.Option(
+        name, min=1, max=options.MAX_SIZE, metavar="N", help=meaning, rich_help_panel=_TABLE_6, show_default=False
+    )
 
 
 def flops(
@@ -36,12 +36,12 @@ def flops(
     d_ff: Annotated[int | None, _size("--d-ff", "Feed-forward width; 2048 unless given.")] = None,
     n: Annotated[int | None, _size("--n", "Tokens of one sequence; 1024 unless given.")] = None,
     preset: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--preset",
             "-p",
             metavar="NAME|FILE.toml",
-            help="Count this preset's forward pass instead of Table 6.",
+            help="Count an optimizer step of this preset instead of Table 6; may be repeated.",
             rich_help_panel=_OF_PRESET,
             show_default=False,
         ),
@@ -51,129 +51,85 @@ def flops(
         typer.Option(
             "--batch-size",
             min=1,
+            max=options.MAX_SIZE,
             metavar="B",
-            help="Sequences; the preset's own batch size unless given.",
+            help="Sequences of a step; the preset's own batch size unless given.",
             rich_help_panel=_OF_PRESET,
             show_default=False,
         ),
     ] = None,
     smoke: options.Smoke = False,
     sets: options.Sets = None,
+    plot: options.Plot = None,
     json: options.Json = False,
 ) -> None:
-    """Count floating point operations: the paper's Table 6, or one preset's forward pass."""
+    """Count floating point operations: the paper's Table 6, or one optimizer step of presets."""
     sizes = {"d": d, "r": r, "d_ff": d_ff, "n": n}
     given = {name: value for name, value in sizes.items() if value is not None}
-    if preset is not None:
-        if given:
-            raise _misplaced(
-                (f"--{name.replace('_', '-')}" for name in given), "belongs to Table 6; a preset has sizes of its own"
-            )
-        _preset_flops(preset, batch_size, smoke, sets or [], json)
-        return
     of_preset = {"--batch-size": batch_size is not None, "--smoke": smoke, "--set": bool(sets)}
-    if any(of_preset.values()):
+    if preset and given:
+        names = (f"--{name.replace('_', '-')}" for name in given)
+        raise _misplaced(names, "belongs to Table 6; a preset has sizes of its own")
+    if not preset and any(of_preset.values()):
         raise _misplaced((name for name, used in of_preset.items() if used), "counts for a preset only; add --preset")
-    chosen = Sizes(**{**asdict(PAPER_SIZES), **given})
-    if chosen.r >= min(chosen.d, chosen.d_ff):
-        rule = (
-            f"must be below --d {chosen.d} and --d-ff {chosen.d_ff}: a low-rank layer is narrower than both its sides."
-        )
-        raise typer.BadParameter(rule, param_hint=f"--r {chosen.r}")
-    table = table6(chosen)
-    if json:
-        print_json(_table6_json(table))
+    if plot is not None:
+        check_figure(plot)
+    if preset:
+        _presets(preset, batch_size, smoke=smoke, sets=sets or [], plot=plot, json=json)
     else:
-        _print_table6(table)
+        _table6(Sizes(**{**asdict(PAPER_SIZES), **given}), plot=plot, json=json)
 
 
 def _misplaced(names: Iterable[str], why: str) -> typer.BadParameter:
     return typer.BadParameter(f"{why}.", param_hint=", ".join(names))
 
 
-def _preset_flops(preset: str, batch_size: int | None, smoke: bool, sets: list[str], json: bool) -> None:
-    config = resolve(preset, smoke_run=smoke, sets=sets).config
-    count = forward_flops(config.model, batch_size or config.train.batch_size)
+def _table6(sizes: Sizes, *, plot: Path | None, json: bool) -> None:
+    if sizes.r >= min(sizes.d, sizes.d_ff):
+        rule = f"must be below --d {sizes.d} and --d-ff {sizes.d_ff}: a low-rank layer is narrower than both its sides."
+        raise typer.BadParameter(rule, param_hint=f"--r {sizes.r}")
+    record = table6(sizes)
+    if plot is not None:
+        stacked_bars(plot, "Table 6, forward pass of one layer", "GFLOP", _table6_bars(record))
     if json:
-        print_json(
-            {
-                "preset": config.preset,
-                "batch_size": count.batch_size,
-                "seq_len": count.seq_len,
-                "components": [FlopRecord(c.component, c.formula, c.flops).to_dict() for c in count.components],
-                "total_flops": count.total,
-                "causal_attention_product_flops": count.causal_attention_product,
-            }
-        )
+        print_json(record.to_dict())
         return
-    table = new_table(f"{config.preset}, forward pass")
-    add_name_column(table, "component")
-    add_number_column(table, "FLOPs")
-    add_number_column(table, "share")
-    for c in count.components:
-        table.add_row(c.component, f"{c.flops:,}", f"{100 * c.flops / count.total:.1f} %")
-    table.add_section()
-    table.add_row("total", f"{count.total:,}", "")
-    print_table(table)
-    print_note(f"Batch {count.batch_size} × {count.seq_len} tokens. {_COUNTED}")
-    causal = human_count(count.causal_attention_product)
-    print_note(f"The attention product counts all pairs of positions; the causal half alone is {causal}.")
+    print_table(table6_table(record))
+    for note in table6_notes(record):
+        print_note(note)
 
 
-def _table6_json(table: Table6) -> dict[str, object]:
+def _table6_bars(record: Table6Record) -> dict[str, dict[str, float]]:
+    giga = 1e9
     return {
-        "table": "Table 6",
-        "sizes": asdict(table.sizes),
-        "rows": [_row_json(row) for row in table.rows],
-        "total": _row_json(table.total),
-        "notes": [_MIXED, _COUNTED],
+        "Original": {c.name: c.dense_forward / giga for c in record.components},
+        "CoLA as printed": {c.name: c.paper_cola / giga for c in record.components},
+        "CoLA": {c.name: c.cola_forward / giga for c in record.components},
     }
 
 
-def _row_json(row: Table6Row) -> dict[str, object]:
-    def record(count: Count) -> dict[str, object]:
-        return FlopRecord(row.component, count.formula, count.flops).to_dict()
-
-    return {
-        "component": row.component,
-        "original": record(row.original),
-        "cola_printed": record(row.cola_printed),
-        "printed_change_frac": row.printed_change_frac,
-        "cola_forward": record(row.cola_forward),
-        "forward_change_frac": row.forward_change_frac,
-        "contradiction": row.contradiction,
-    }
-
-
-def _print_table6(table: Table6) -> None:
-    sizes = table.sizes
-    rendered = new_table(f"Table 6, d={sizes.d} r={sizes.r} d_ff={sizes.d_ff} n={sizes.n}")
-    add_name_column(rendered, "component")
-    for header in ("Original", "CoLA as printed", "change", "CoLA consistent", "change"):
-        add_number_column(rendered, header)
-    for row in table.rows:
-        _add_table6_row(rendered, row)
-    rendered.add_section()
-    _add_table6_row(rendered, table.total)
-    print_table(rendered)
-    print_note(_MIXED)
-    for row in table.rows:
-        if row.contradiction is not None:
-            print_note(f"* {row.cola_printed.formula} ({row.component}): {row.contradiction}.")
-    print_note(_COUNTED)
+def _presets(
+    names: list[str], batch_size: int | None, *, smoke: bool, sets: list[str], plot: Path | None, json: bool
+) -> None:
+    if batch_size is not None:
+        sets = [*sets, f"train.batch_size={batch_size}"]
+    records = [step_flops(resolve(name, smoke_run=smoke, sets=sets).config) for name in names]
+    if plot is not None:
+        stacked_bars(plot, "One optimizer step", "TFLOP", {r.preset: _step_bars(r) for r in records})
+    if json:
+        values = [record.to_dict() for record in records]
+        print_json(values[0] if len(values) == 1 else {"presets": values})
+        return
+    if len(records) > 1:
+        print_table(steps_table(records))
+    else:
+        print_table(step_table(records[0]))
+        print_table(growth_table(records[0]))
+    for note in step_notes(records):
+        print_note(note)
 
 
-def _add_table6_row(rendered: Table, row: Table6Row) -> None:
-    mark = "*" if row.contradiction else ""
-    rendered.add_row(
-        row.component,
-        _count_cell(row.original),
-        _count_cell(row.cola_printed, mark),
-        f"{100 * row.printed_change_frac:+.1f} %",
-        _count_cell(row.cola_forward),
-        f"{100 * row.forward_change_frac:+.1f} %",
-    )
-
-
-def _count_cell(count: Count, mark: str = "") -> str:
-    return f"{count.formula}{mark} = {human_count(count.flops)}"
+def _step_bars(record: FlopRecord) -> dict[str, float]:
+    parts = {c.name: c.training for c in record.components}
+    parts |= {"recompute": record.recompute, "Newton–Schulz": record.newton_schulz}
+    return {name: flops / _TERA for name, flops in parts.items()}

@@ -1,5 +1,6 @@
 """Options that several commands share, with one wording each."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -63,3 +64,37 @@ Sets = Annotated[
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on the standard output.")]
+
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot", metavar="FILE.svg|png", help="Also draw the components as stacked bars.", show_default=False
+    ),
+]
+
+MAX_SIZE = 2**24
+"""The largest size a command takes, as a configuration does."""
+
+MemoryBatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        max=MAX_SIZE,
+        metavar="B",
+        help="With --memory: sequences of one forward pass; the preset's micro-batch unless given.",
+        show_default=False,
+    ),
+]
+
+MemorySeqLen = Annotated[
+    int | None,
+    typer.Option(
+        "--seq-len",
+        min=1,
+        max=MAX_SIZE,
+        metavar="T",
+        help="With --memory: tokens of a sequence; the preset's unless given.",
+        show_default=False,
+    ),
+]

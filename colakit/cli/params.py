@@ -1,145 +1,127 @@
-"""``colakit params``: how many parameters each preset has, beside the paper's printed figure."""
+"""``colakit params``: how many parameters each preset has, who updates them, and what a step of it holds in memory."""
 
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Annotated
 
-from colakit.analysis.params import ComponentCount, count_params, non_embedding_params, total_params
+import typer
+
+from colakit.analysis.inventory import group_of, parameters
+from colakit.analysis.memory import memory_ledger
+from colakit.analysis.params import count_params, non_embedding_params, total_params
 from colakit.cli import options
 from colakit.config.load import resolve
 from colakit.config.presets import preset_names
-from colakit.paper.claims import Claim, claim
-from colakit.records import ParamRecord
-from colakit.report.tables import add_name_column, add_number_column, new_table, print_json, print_note, print_table
+from colakit.config.schema import ModelConfig, RunConfig
+from colakit.paper.claims import claim
+from colakit.records import ParamClaim, ParamRecord, RoutedParam
+from colakit.report.figures import check_figure, stacked_bars
+from colakit.report.params import memory_table, params_notes, params_table, routing_table, summary_table
+from colakit.report.tables import print_json, print_note, print_table
 
 _MILLION = 1e6
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """One preset's counts, and what the paper prints for it; `printed` is None where it prints nothing comparable."""
-
-    preset: str
-    components: tuple[ComponentCount, ...]
-    total: int
-    non_embedding: int
-    printed: Claim | None
-    why_unprinted: str | None
-
-    @property
-    def deviation_frac(self) -> float | None:
-        """The count against the printed figure: 0.01 is 1 % more."""
-        return None if self.printed is None else self.total / (self.printed.value * _MILLION) - 1.0
-
-    def millions(self, *components: str) -> str:
-        """The sum of `components` in millions, for the summary table."""
-        count = sum(c.parameters for c in self.components if c.component in components)
-        return f"{count / _MILLION:.2f}" if count else "–"
-
-
 def params(
     preset: options.Presets = None,
+    routing: Annotated[
+        bool, typer.Option("--routing", help="List every parameter and the optimizer that gets it.")
+    ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Add what a training step holds in memory, before any run.")
+    ] = False,
+    batch_size: options.MemoryBatchSize = None,
+    seq_len: options.MemorySeqLen = None,
     smoke: options.Smoke = False,
     sets: options.Sets = None,
+    plot: options.Plot = None,
     json: options.Json = False,
 ) -> None:
     """Count parameters by component, without building a model; one preset in full, several as one table."""
-    counted = [_count(name, smoke, sets or []) for name in preset or preset_names()]
+    if not memory and (batch_size is not None or seq_len is not None):
+        name = "--batch-size" if batch_size is not None else "--seq-len"
+        raise typer.BadParameter("counts for --memory only; add it.", param_hint=name)
+    if plot is not None:
+        check_figure(plot)
+    sets = [*(sets or []), *_memory_sets(batch_size, seq_len)]
+    records = [_count(name, smoke, sets, routing=routing, memory=memory) for name in preset or preset_names()]
+    if plot is not None:
+        bars = {r.preset: {c.name: c.params / _MILLION for c in r.components} for r in records}
+        stacked_bars(plot, "Parameters", "million parameters", bars)
     if json:
-        print_json({"models": [_as_json(model) for model in counted]})
+        values = [record.to_dict() for record in records]
+        print_json(values[0] if len(values) == 1 else {"presets": values})
         return
-    if len(counted) == 1:
-        _print_components(counted[0])
-    else:
-        _print_summary(counted)
-    for note in _footnotes(counted):
-        print_note(note)
+    _print(records)
 
 
-def _count(name: str, smoke: bool, sets: list[str]) -> _Counted:
+def _memory_sets(batch_size: int | None, seq_len: int | None) -> list[str]:
+    sets = []
+    if batch_size is not None:  # of one forward pass, so one micro-batch
+        sets += [f"train.batch_size={batch_size}", f"train.micro_batch_size={batch_size}"]
+    if seq_len is not None:
+        sets.append(f"model.seq_len={seq_len}")
+    return sets
+
+
+def _count(name: str, smoke: bool, sets: list[str], *, routing: bool, memory: bool) -> ParamRecord:
     config = resolve(name, smoke_run=smoke, sets=sets).config
-    components = count_params(config.model)
-    printed, why = None, "a preset file of your own"
-    if name in preset_names():  # a file may bear a shipped preset's name
-        printed, why = claim(name, "parameters"), "the paper prints no figure for this preset"
-        if components != count_params(resolve(name).config.model):
-            printed, why = None, "--smoke or --set changed the preset's size"
-    return _Counted(
+    printed, reason = _claim(name, config.model)
+    record = ParamRecord(
         preset=config.preset,
-        components=components,
         total=total_params(config.model),
         non_embedding=non_embedding_params(config.model),
-        printed=printed,
-        why_unprinted=None if printed else why,
+        components=count_params(config.model),
+        claim=printed,
+        reason=reason,
+    )
+    if routing:
+        record = replace(record, routing=_routing(config))
+    if memory:
+        record = replace(record, memory=memory_ledger(config))
+    return record
+
+
+def _claim(name: str, model: ModelConfig) -> tuple[ParamClaim | None, str | None]:
+    """The paper's figure for the shipped preset `name`, or why there is none to compare with."""
+    if name not in preset_names():  # a file may bear a shipped preset's name
+        return None, "a preset file of your own"
+    if count_params(model) != count_params(resolve(name).config.model):
+        return None, "--smoke or --set changed the preset's size"
+    printed = claim(name, "parameters")
+    if printed is None:
+        return None, "the paper prints no figure for this preset"
+    value = round(printed.value * _MILLION)
+    return ParamClaim(value, printed.table, total_params(model) / value - 1.0, printed.contradiction), None
+
+
+def _routing(config: RunConfig) -> tuple[RoutedParam, ...]:
+    muon = config.optim.optimizer == "muon"
+    routed = ((p, group_of(p.role, muon=muon)) for p in parameters(config.model))
+    return tuple(
+        RoutedParam(
+            name=p.name,
+            role=p.role,
+            shape=p.shape,
+            matrices=p.matrices,
+            optimizer="muon" if group == "muon" else "adamw",
+            weight_decay=group != "adamw_plain",
+        )
+        for p, group in routed
     )
 
 
-def _as_json(model: _Counted) -> dict[str, object]:
-    return {
-        "preset": model.preset,
-        "components": [ParamRecord(model.preset, c.component, c.parameters).to_dict() for c in model.components],
-        "total": model.total,
-        "non_embedding": model.non_embedding,
-        "paper_parameters": None if model.printed is None else round(model.printed.value * _MILLION),
-        "paper_table": None if model.printed is None else model.printed.table,
-        "deviation_frac": model.deviation_frac,
-        "contradiction": None if model.printed is None else model.printed.contradiction,
-        "reason": model.why_unprinted,
-    }
-
-
-def _print_components(model: _Counted) -> None:
-    table = new_table(f"Parameters of {model.preset}")
-    add_name_column(table, "component")
-    add_number_column(table, "parameters")
-    add_number_column(table, "share")
-    for count in model.components:
-        share = f"{100 * count.parameters / model.total:.1f} %"
-        table.add_row(count.component, f"{count.parameters:,}", share if count.parameters else "–")
-    table.add_section()
-    table.add_row("total", f"{model.total:,}", "")
-    table.add_row("non-embedding", f"{model.non_embedding:,}", "")
-    table.add_row("paper's total", _printed(model), _deviation(model))
-    print_table(table)
-
-
-def _print_summary(counted: list[_Counted]) -> None:
-    table = new_table("Parameters, in millions")
-    add_name_column(table, "preset")
-    groups = {
-        "embedding": ("embedding",),
-        "attention": ("q", "k", "v", "o"),
-        "FAN layer": ("fan",),
-        "feed-forward": ("gate_up", "down"),
-        "norms": ("norms", "gates"),
-        "head": ("head",),
-    }
-    for header in (*groups, "total", "non-emb.", "paper", "deviation"):
-        add_number_column(table, header)
-    for model in counted:
-        cells = [model.millions(*components) for components in groups.values()]
-        totals = [f"{n / _MILLION:.2f}" for n in (model.total, model.non_embedding)]
-        table.add_row(model.preset, *cells, *totals, _printed(model), _deviation(model))
-    print_table(table)
-
-
-def _printed(model: _Counted) -> str:
-    if model.printed is None:
-        return "n/a"
-    mark = "*" if model.printed.contradiction else ""
-    return f"{model.printed.value:g}{model.printed.unit}{mark}"
-
-
-def _deviation(model: _Counted) -> str:
-    return "n/a" if model.deviation_frac is None else f"{100 * model.deviation_frac:+.1f} %"
-
-
-def _footnotes(counted: list[_Counted]) -> list[str]:
-    notes = [
-        f"* {model.preset}: the printed figure cannot be met: {model.printed.contradiction}."
-        for model in counted
-        if model.printed is not None and model.printed.contradiction
-    ]
-    reasons: dict[str, list[str]] = {}
-    for model in counted:
-        if model.why_unprinted:
-            reasons.setdefault(model.why_unprinted, []).append(model.preset)
-    return notes + [f"n/a for {', '.join(names)}: {why}." for why, names in reasons.items()]
+def _print(records: list[ParamRecord]) -> None:
+    if len(records) == 1:
+        print_table(params_table(records[0]))
+    else:
+        print_table(summary_table(records))
+    for note in params_notes(records):
+        print_note(note)
+    for record in records:
+        if record.routing is not None:
+            print_table(routing_table(record.preset, record.routing))
+        if record.memory is not None:
+            table, notes = memory_table(record.preset, record.memory)
+            print_table(table)
+            for note in notes:
+                print_note(note)

@@ -21,7 +21,7 @@ def list_presets(context: typer.Context, json: options.Json = False) -> None:
         return
     presets = [load_preset(name) for name in preset_names()]
     if json:
-        listed = [{"preset": p.name, "paper": p.about.paper, "summary": p.about.summary} for p in presets]
+        listed = [{"name": p.name, "paper_row": p.about.paper, "summary": p.about.summary} for p in presets]
         print_json({"presets": listed})
         return
     table = new_table("Presets")

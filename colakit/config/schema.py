@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=1, le=2**24)]
+Depth = Annotated[int, Field(ge=1, le=1000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -27,16 +29,16 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The transformer: sizes, and which variant of each part."""
 
-    d_model: Positive = Field(768, description="width of the residual stream")
-    n_layers: Positive = Field(12, description="number of blocks")
-    n_heads: Positive = Field(12, description="query heads")
-    n_kv_heads: Positive = Field(6, description="key and value heads, each shared by n_heads / n_kv_heads query heads")
-    d_ff: Positive = Field(2048, description="inner width of the SwiGLU feed-forward")
-    vocab_size: Annotated[int, Field(ge=2)] = Field(49_152, description="rows of the embedding")
-    seq_len: Positive = Field(1024, description="tokens per sequence")
+    d_model: Size = Field(768, description="width of the residual stream")
+    n_layers: Depth = Field(12, description="number of blocks")
+    n_heads: Size = Field(12, description="query heads")
+    n_kv_heads: Size = Field(6, description="key and value heads, each shared by n_heads / n_kv_heads query heads")
+    d_ff: Size = Field(2048, description="inner width of the SwiGLU feed-forward")
+    vocab_size: Annotated[int, Field(ge=2, le=2**24)] = Field(49_152, description="rows of the embedding")
+    seq_len: Size = Field(1024, description="tokens per sequence")
     rope_theta: PositiveFloat = Field(10_000.0, description="base of the rotary position angles")
     linear: Literal["dense", "cola"] = Field("cola", description="projections: full matrices, or B·gelu(A·x)")
-    rank: Positive | None = Field(None, description="low-rank width of every CoLA layer; unset: d_in // 4 per layer")
+    rank: Size | None = Field(None, description="low-rank width of every CoLA layer; unset: d_in // 4 per layer")
     fan: Literal["none", "qkv", "input"] = Field(
         "none",
         description="Fourier features: inside Q, K and V (CoLA_FAN), or one FAN layer before them (ATF)",
@@ -131,8 +133,8 @@ class TrainConfig(Section):
     """The length, batches and machine of a run."""
 
     max_steps: Positive = Field(10_000, description="optimizer steps")
-    batch_size: Positive = Field(16, description="sequences per optimizer step")
-    micro_batch_size: Positive | None = Field(
+    batch_size: Size = Field(16, description="sequences per optimizer step")
+    micro_batch_size: Size | None = Field(
         None, description="most sequences per forward and backward pass; unset: batch_size"
     )
     seed: Seed = Field(0, description="random seed of initialisation, dropout and data order")

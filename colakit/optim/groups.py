@@ -1,17 +1,12 @@
-"""Which optimizer gets which parameter: roles to groups, decided by role alone and never by name.
-
-Muon takes matrices; AdamW takes embeddings, heads, norms, biases and gates, and with ``optimizer = "adamw"`` the
-matrices too. Weight decay acts on matrices, embeddings and heads.
-"""
+"""Which optimizer gets which parameter of a built model, decided by role alone (`group_of`) and never by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
+from colakit.analysis.inventory import group_of
 from colakit.model.linear import ParamRole
-
-DECAYED = frozenset({"matrix", "embedding", "head"})
 
 
 @dataclass(frozen=True)
@@ -35,10 +30,11 @@ def route(model: nn.Module, roles: Mapping[str, ParamRole], *, muon: bool) -> Ro
     for and would get no matrix: it is known to be switched off in silence by name filters that match nothing.
     """
     names = dict(model.named_parameters())
+    groups = {name: group_of(role.role, muon=muon) for name, role in roles.items()}
     routing = Routing(
-        muon=tuple(n for n, r in roles.items() if muon and r.role == "matrix"),
-        adamw_decayed=tuple(n for n, r in roles.items() if r.role in DECAYED and not (muon and r.role == "matrix")),
-        adamw_plain=tuple(n for n, r in roles.items() if r.role not in DECAYED),
+        muon=tuple(n for n, group in groups.items() if group == "muon"),
+        adamw_decayed=tuple(n for n, group in groups.items() if group == "adamw_decayed"),
+        adamw_plain=tuple(n for n, group in groups.items() if group == "adamw_plain"),
     )
     if names.keys() != roles.keys():
         without = ", ".join(sorted(names.keys() ^ roles.keys()))

@@ -1,78 +1,25 @@
-"""FLOPs: Table 6 and small forward passes by hand, and identities between the two."""
+"""FLOPs of a step: small models by hand, and what they grow with."""
+
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from colakit.analysis.flops import Sizes, forward_flops, table6
+from colakit.analysis.flops import step_flops
 from colakit.analysis.layers import block_layers
-from colakit.config.schema import ModelConfig
-
-PAPER = Sizes(n=1024, d=768, r=192, d_ff=2048)
-
-
-def test_table_6_by_hand() -> None:
-    rows = table6(Sizes(n=2, d=3, r=5, d_ff=7)).rows
-    assert [(r.original.formula, r.original.flops) for r in rows] == [
-        ("6nd²", 6 * 2 * 9),
-        ("4n²d", 4 * 4 * 3),
-        ("2nd²", 2 * 2 * 9),
-        ("6nd·d_ff", 6 * 2 * 3 * 7),
-    ]
-    assert [(r.cola_printed.formula, r.cola_printed.flops) for r in rows] == [
-        ("48ndr", 48 * 2 * 3 * 5),
-        ("4n²d", 4 * 4 * 3),
-        ("16ndr", 16 * 2 * 3 * 5),
-        ("18nr(d+d_ff)", 18 * 2 * 5 * (3 + 7)),
-    ]
-    assert [(r.cola_forward.formula, r.cola_forward.flops) for r in rows] == [
-        ("12ndr", 12 * 2 * 3 * 5),
-        ("4n²d", 4 * 4 * 3),
-        ("4ndr", 4 * 2 * 3 * 5),
-        ("6nr(d+d_ff)", 6 * 2 * 5 * (3 + 7)),
-    ]
-
-
-def test_table_6_is_summed() -> None:
-    total = table6(Sizes(n=2, d=3, r=5, d_ff=7)).total
-    assert (total.original.flops, total.cola_printed.flops, total.cola_forward.flops) == (444, 3768, 1128)
-
-
-def test_table_6_at_the_printed_sizes() -> None:
-    """PAPER.md §4.1: printed, CoLA costs twice the dense projections and 3 % more feed-forward; consistently, half."""
-    rows = {row.component: row for row in table6(PAPER).rows}
-    printed = {name: round(100 * row.printed_change_frac, 1) for name, row in rows.items()}
-    forward = {name: round(100 * row.forward_change_frac, 1) for name, row in rows.items()}
-    assert printed == {
-        "attention Q, K, V": 100.0,
-        "attention product": 0.0,
-        "attention projection": 100.0,
-        "feed-forward": 3.1,
-    }
-    assert forward == {
-        "attention Q, K, V": -50.0,
-        "attention product": 0.0,
-        "attention projection": -50.0,
-        "feed-forward": -65.6,
-    }
-
-
-def test_only_the_formulas_that_mix_conventions_are_marked() -> None:
-    marked = {row.component for row in table6(PAPER).rows if row.contradiction}
-    assert marked == {"attention Q, K, V", "attention projection", "feed-forward"}
-
-
-def test_the_printed_excess_is_what_the_marks_say() -> None:
-    """§4.1: 48ndr and 16ndr are the sum of Q, K, V and the projection, with and without backward; 18 is 3 · 6."""
-    qkv, _, projection, ffn = table6(Sizes(n=2, d=3, r=5, d_ff=7)).rows
-    both = qkv.cola_forward.flops + projection.cola_forward.flops
-    assert qkv.cola_printed.flops == 3 * both
-    assert projection.cola_printed.flops == both
-    assert ffn.cola_printed.flops == 3 * ffn.cola_forward.flops
-
+from colakit.config.load import resolve
+from colakit.config.schema import ModelConfig, RunConfig
+from colakit.records import FlopRecord
 
 # head_dim 4, K and V of width 4; ranks 12 // 4 = 3 and 20 // 4 = 5; 3 blocks
 SMALL = ModelConfig(d_model=12, n_layers=3, n_heads=3, n_kv_heads=1, d_ff=20, vocab_size=50, seq_len=7, fan_ratio=0.25)
+
+
+def count(batch_size: int = 5, optimizer: str = "adamw", **changes: Any) -> FlopRecord:  # Any: fields of the model
+    values = {"optim": {"optimizer": optimizer, "ns_steps": 2}, "train": {"batch_size": batch_size}}
+    config = RunConfig.model_validate(values)
+    return step_flops(config.model_copy(update={"model": SMALL.model_copy(update=changes)}))
+
+
 PER_BLOCKS = 3 * 2 * (5 * 7)  # blocks, a multiply and an add, 5 sequences of 7 tokens
 
 COLA = {
@@ -118,47 +65,81 @@ BY_HAND = [
 
 @pytest.mark.parametrize(("changes", "flops"), BY_HAND, ids=str)
 def test_small_models_counted_by_hand(changes: dict[str, object], flops: dict[str, int]) -> None:
-    count = forward_flops(SMALL.model_copy(update=changes), batch_size=5)
+    step = count(**changes)
     expected = COLA | flops
-    assert {component.component: component.flops for component in count.components} == expected
-    assert count.total == sum(expected.values())
-    assert (count.batch_size, count.seq_len) == (5, 7)
+    assert {c.name: c.forward for c in step.components} == expected
+    assert {c.name: c.training for c in step.components} == {name: 3 * n for name, n in expected.items()}
+    assert step.forward == sum(expected.values())
+    assert step.model_flops == 3 * step.forward == step.hardware_flops
+    assert (step.batch_size, step.seq_len, step.tokens) == (5, 7, 35)
+    assert step.model_flops_per_token == step.model_flops // 35
 
 
 def test_the_causal_product_counts_the_lower_triangle() -> None:
-    assert forward_flops(SMALL, batch_size=5).causal_attention_product == 3 * 4 * 5 * (1 + 2 + 3 + 4 + 5 + 6 + 7) * 12
+    step = count()
+    assert step.causal_attention_product == 3 * 4 * 5 * (1 + 2 + 3 + 4 + 5 + 6 + 7) * 12
+    skipped = COLA["attention_product"] - step.causal_attention_product
+    assert step.causal_model_flops == step.model_flops - 3 * skipped
 
 
 def test_a_formula_evaluates_to_its_count() -> None:
-    for component in forward_flops(SMALL.model_copy(update={"fan": "qkv"}), batch_size=5).components:
+    for component in count(fan="qkv").components:
         expression = component.formula.replace("·", "*").replace("×", "*").replace("²", "**2")
-        assert eval(expression) == component.flops
+        assert eval(expression) == component.forward
 
 
-@given(d=st.integers(2, 30).map(lambda k: 8 * k), d_ff=st.integers(8, 300), n=st.integers(1, 50))
-def test_table_6_is_the_forward_pass_of_one_block(d: int, d_ff: int, n: int) -> None:
-    """Multi-head attention of one dense block is Table 6's Original column; so is CoLA's attention its consistent one.
-
-    Not CoLA's feed-forward: here gate and up share one A, which Table 6 counts twice.
-    """
-    table = table6(Sizes(n=n, d=d, r=d // 4, d_ff=d_ff))
-    rows = {row.component: row for row in table.rows}
-    shape = {"d_model": d, "n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "d_ff": d_ff, "seq_len": n}
-    dense, cola = (_by_component(ModelConfig(**shape, linear=linear)) for linear in ("dense", "cola"))  # type: ignore[arg-type]
-    assert dense["q"] + dense["k"] + dense["v"] == rows["attention Q, K, V"].original.flops
-    assert dense["attention_product"] == rows["attention product"].original.flops
-    assert dense["o"] == rows["attention projection"].original.flops
-    assert dense["gate_up"] + dense["down"] == rows["feed-forward"].original.flops
-    assert cola["q"] + cola["k"] + cola["v"] == rows["attention Q, K, V"].cola_forward.flops
-    assert cola["o"] == rows["attention projection"].cola_forward.flops
+def test_flops_grow_with_the_batch_and_newton_schulz_does_not() -> None:
+    one, six = (count(batch_size, optimizer="muon") for batch_size in (1, 6))
+    assert six.model_flops == 6 * one.model_flops
+    assert six.newton_schulz == one.newton_schulz > 0
+    assert six.hardware_flops == six.model_flops + six.newton_schulz
 
 
-def _by_component(model: ModelConfig) -> dict[str, int]:
-    return {component.component: component.flops for component in forward_flops(model, batch_size=1).components}
+def test_newton_schulz_by_hand() -> None:
+    """Two iterations; per matrix of sides s ≤ l: X·Xᵀ and the last product 2·s²·l each, the square of X·Xᵀ 2·s³."""
+    sides = [(3, 12)] * 3 + [(3, 12), (3, 4), (3, 4)] + [(3, 12), (3, 12)] + [(3, 12), (3, 40)] + [(5, 20), (5, 12)]
+    expected = 3 * 2 * sum(4 * s * s * long + 2 * s**3 for s, long in sides)
+    assert count(optimizer="muon").newton_schulz == expected
+    assert count(optimizer="adamw").newton_schulz == 0
 
 
-def test_flops_grow_with_the_batch_and_with_nothing_else() -> None:
-    assert forward_flops(SMALL, batch_size=6).total == 6 * forward_flops(SMALL, batch_size=1).total
+def test_a_token_costs_more_in_a_longer_sequence_by_attention_alone() -> None:
+    step = count()
+    assert [at.seq_len for at in step.by_seq_len] == [7, 14, 28, 56, 112]
+    for at in step.by_seq_len:
+        longer = count(batch_size=1, seq_len=at.seq_len)
+        product = next(c.training for c in longer.components if c.name == "attention_product")
+        assert at.training_flops_per_token == longer.model_flops // at.seq_len
+        assert at.attention_product_frac == pytest.approx(product / longer.model_flops)
+
+
+@pytest.mark.parametrize("preset", ["original", "cola-fan", "refined-tied"])
+def test_attention_overtakes_where_it_is_said_to(preset: str) -> None:
+    n = step_flops(resolve(preset).config).attention_overtakes_at
+    shares = []
+    for seq_len in (n - 1, n):
+        step = step_flops(resolve(preset, sets=[f"model.seq_len={seq_len}"]).config)
+        product = next(c.forward for c in step.components if c.name == "attention_product")
+        shares.append(2 * product > step.forward)
+    assert shares == [False, True]
+
+
+def test_recompute_is_not_in_the_model_flops() -> None:
+    plain, cola_m = count(), count(remat="cola_m")
+    assert cola_m.model_flops == plain.model_flops
+    assert cola_m.hardware_flops == plain.hardware_flops + cola_m.recompute
+    again = {c.name: c.recompute for c in cola_m.components}
+    # All B's but the last one, and the attention product; no A.
+    per = PER_BLOCKS
+    assert again == COLA | {
+        "q": per * 12 * 3,
+        "k": per * 4 * 3,
+        "v": per * 4 * 3,
+        "o": per * 12 * 3,
+        "gate_up": per * 40 * 3,
+        "down": 0,
+        "head": 0,
+    }
 
 
 def test_the_features_of_fan_fill_the_width() -> None:
@@ -167,5 +148,5 @@ def test_the_features_of_fan_fill_the_width() -> None:
         layers = {
             layer.name: layer for layer in block_layers(SMALL.model_copy(update={"fan": "qkv", "fan_ratio": ratio}))
         }
-        (*_, (periodic, _), (rest, _)) = layers["q"].matrices
+        (_, (periodic, _), _, (rest, _)) = layers["q"].matrices
         assert 2 * periodic + rest == 12

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from colakit.analysis.flops import Sizes, forward_flops, table6
+from colakit.analysis.flops import step_flops
+from colakit.analysis.inventory import parameters
 from colakit.analysis.params import count_params, total_params
 from colakit.cli.presets import as_set_takes_it
 from colakit.config.fields import known_fields
@@ -38,6 +39,8 @@ def one_object(text: str) -> dict[str, Any]:  # Any: JSON values
         ["params", "-p", "cola"],
         ["flops"],
         ["flops", "-p", "cola", "--batch-size", "3"],
+        ["flops", "-p", "cola", "-p", "cola-m"],
+        ["params", "-p", "cola", "--routing", "--memory", "--batch-size", "4", "--seq-len", "128"],
     ],
     ids=" ".join,
 )
@@ -67,10 +70,10 @@ def test_presets_lists_every_preset(colakit: Run) -> None:
 
 def test_presets_json(colakit: Run) -> None:
     presets = one_object(colakit("presets", "--json").out)["presets"]
-    assert [p["preset"] for p in presets] == preset_names()
+    assert [p["name"] for p in presets] == preset_names()
     assert presets[-1] == {
-        "preset": "refined-tied",
-        "paper": "§6.2, tied",
+        "name": "refined-tied",
+        "paper_row": "§6.2, tied",
         "summary": "refined, with tied embeddings",
     }
 
@@ -129,7 +132,8 @@ def test_params_of_one_preset(colakit: Run) -> None:
     rows = {words[0]: words[1:] for words in lines if words}
     model = resolve("cola").config.model
     for count in count_params(model):
-        assert rows[count.component][0] == f"{count.parameters:,}"
+        assert rows[count.name][0] == f"{count.params:,}"
+    assert rows["embedding"] == ["78,336,000", "56.3", "%"]
     assert rows["total"] == [f"{total_params(model):,}"]
     assert rows["paper's"] == ["total", "156M*", "-10.8", "%"]
     assert rows["*"][:4] == ["cola:", "the", "printed", "figure"]
@@ -141,96 +145,158 @@ def test_params_of_all_presets(colakit: Run) -> None:
     assert [name for name in rows if name in preset_names()] == preset_names()
     assert rows["original"][-5:] == ["234.54", "156.21", "236M", "-0.6", "%"]
     assert rows["cola"][-3:] == ["156M*", "-10.8", "%"]
-    assert rows["cola-fan-atf"][-2:] == ["n/a", "n/a"]
-    assert rows["cola-fan-atf"][2] == "6.02"
+    assert rows["cola-fan-atf"][5] == "6.02"
     assert out.count("* cola: the printed figure cannot be met") == 1
-    assert "n/a for cola-m, cola-fan-atf: the paper prints no figure for this preset." in out
 
 
-def test_params_json_of_several(colakit: Run) -> None:
-    models = one_object(colakit("params", "-p", "refined-tied", "-p", "cola", "--json").out)["models"]
-    assert [model["preset"] for model in models] == ["refined-tied", "cola"]
-    for model in models:
-        components = model["components"]
-        assert {c["kind"] for c in components} == {"params"}
-        assert {c["preset"] for c in components} == {model["preset"]}
-        assert model["total"] == sum(c["parameters"] for c in components)
-        assert model["deviation_frac"] == pytest.approx(model["total"] / model["paper_parameters"] - 1)
-    assert (models[0]["paper_parameters"], models[0]["paper_table"]) == (82_200_000, "§6.2.3")
-    assert models[0]["contradiction"] is None
-    assert "150M" in models[1]["contradiction"]
+def test_params_json(colakit: Run) -> None:
+    one = one_object(colakit("params", "-p", "cola", "--json").out)
+    several = one_object(colakit("params", "-p", "refined-tied", "-p", "cola", "--json").out)["presets"]
+    assert [model["preset"] for model in several] == ["refined-tied", "cola"]
+    assert several[1] == {key: value for key, value in one.items() if key != "schema"}
+    for model in several:
+        assert model["total"] == sum(c["params"] for c in model["components"])
+        assert sum(c["share_frac"] for c in model["components"]) == pytest.approx(1.0)
+        assert model["claim"]["deviation_frac"] == pytest.approx(model["total"] / model["claim"]["value"] - 1)
+    assert {c["name"]: c["params"] for c in one["components"]} == {
+        c.name: c.params for c in count_params(resolve("cola").config.model)
+    }
+    assert one["non_embedding"] == one["total"] - 102_000 * 768
+    assert (several[0]["claim"]["value"], several[0]["claim"]["table"]) == (82_200_000, "§6.2.3")
+    assert several[0]["claim"]["contradiction"] is None
+    assert "150" in one["claim"]["contradiction"]
 
 
 @pytest.mark.parametrize("change", [["--smoke"], ["--set", "model.n_layers=3"]])
 def test_a_changed_size_is_not_compared_with_the_paper(colakit: Run, change: list[str]) -> None:
-    (model,) = one_object(colakit("params", "-p", "cola", "--json", *change).out)["models"]
-    assert (model["paper_parameters"], model["deviation_frac"]) == (None, None)
+    model = one_object(colakit("params", "-p", "cola", "--json", *change).out)
+    assert model["claim"] is None
     assert "changed the preset's size" in model["reason"]
 
 
 def test_an_override_that_keeps_the_size_is_compared(colakit: Run) -> None:
     args = ["params", "-p", "cola", "--set", "model.attention=sdpa", "--set", "train.seed=3", "--json"]
-    assert one_object(colakit(*args).out)["models"][0]["paper_parameters"] == 156_000_000
+    assert one_object(colakit(*args).out)["claim"]["value"] == 156_000_000
 
 
 def test_a_file_that_bears_a_presets_name_is_not_that_preset(colakit: Run, tmp_path: Path) -> None:
     path = tmp_path / "original.toml"
     path.write_text('[model]\nlinear = "dense"\nvocab_size = 102_000\n')
-    (model,) = one_object(colakit("params", "-p", str(path), "--json").out)["models"]
-    assert model["paper_parameters"] is None
+    model = one_object(colakit("params", "-p", str(path), "--json").out)
+    assert model["claim"] is None
     assert "file of your own" in model["reason"]
+
+
+def test_routing_lists_every_parameter_once(colakit: Run) -> None:
+    args = ["params", "-p", "cola-fan-muon", "--routing"]
+    routing = one_object(colakit(*args, "--json").out)["routing"]
+    model = resolve("cola-fan-muon").config.model
+    assert [(p["name"], tuple(p["shape"])) for p in routing] == [(p.name, p.shape) for p in parameters(model)]
+    assert {p["optimizer"] for p in routing if p["role"] == "matrix"} == {"muon"}
+    assert {p["optimizer"] for p in routing if p["role"] != "matrix"} == {"adamw"}
+    assert {p["role"] for p in routing if not p["weight_decay"]} == {"norm", "bias"}
+    rows = {words[0]: words[1:] for line in colakit(*args).out.splitlines() if (words := line.split())}
+    assert rows["blocks.*.attention.q_proj.a_p"] == ["matrix", "muon", "yes", "192×768", "1", "12"]
+    assert rows["blocks.*.attention_norm.weight"] == ["norm", "adamw", "no", "768", "–", "1"]  # HybridNorm's first
+
+
+def test_the_ledger_takes_batch_and_length(colakit: Run) -> None:
+    args = ["params", "-p", "cola-m", "--memory", "--batch-size", "4", "--seq-len", "128"]
+    memory = one_object(colakit(*args, "--json").out)["memory"]
+    assert (memory["batch_size"], memory["seq_len"]) == (4, 128)
+    assert (memory["device"], memory["dtype"], memory["is_cola_m"]) == ("cuda", "bfloat16", True)
+    parts = ("weights", "weight_copies", "gradients", "muon_state", "adamw_state", "cola_m_activations", "logits")
+    assert memory["total"] == sum(memory[part] for part in parts)
+    on_cpu = one_object(colakit(*args, "--set", "train.device=cpu", "--json").out)["memory"]
+    assert (on_cpu["device"], on_cpu["dtype"], on_cpu["weight_copies"]) == ("cpu", "float32", 0)
+    out = colakit(*args).out
+    assert "Memory of cola-m: 4 × 128 tokens, bfloat16, CUDA" in " ".join(out.split())
+    rows = {line[:28].strip(): line.split() for line in out.splitlines()}
+    assert rows["weights"][-1] == f"{memory['weights'] / 2**30:.3f}"
+    assert rows["total"][-1] == f"{memory['total'] / 2**30:.3f}"
 
 
 # flops
 
 
-def test_flops_prints_table_6_in_both_conventions(colakit: Run) -> None:
+def test_flops_prints_table_6_three_ways(colakit: Run) -> None:
     out = colakit("flops").out
-    rows = {line.split("  ")[0].strip(): line for line in out.splitlines()}
-    qkv = rows["attention Q, K, V"]
-    assert [cell in qkv for cell in ("6nd² = 3.62G", "48ndr* = 7.25G", "+100.0 %", "12ndr = 1.81G", "-50.0 %")]
-    assert "-65.6 %" in rows["feed-forward"]
-    assert "18nr(d+d_ff)* =" in rows["feed-forward"]
-    assert "-50.0 %" in rows["attention projection"]
-    assert "*" not in rows["attention product"]
-    assert "mix two conventions" in out
+    rows = {line.split("  ")[0].strip(): line.split("  ") for line in out.splitlines()}
+    cells = {name: [cell.strip() for cell in row[1:] if cell.strip()] for name, row in rows.items()}
+    assert cells["attention Q, K, V"] == [
+        *("6nd² = 3.62G", "48ndr = 7.25G*", "2.000", "12ndr = 1.81G", "0.500", "10.9G", "5.44G")
+    ]
+    assert cells["feed-forward"][2:5] == ["1.031", "6nr(d+d_ff) = 3.32G", "0.344"]
+    assert cells["total"] == ["17.7G", "22.9G*", "1.290", "8.96G", "0.506", "53.2G", "26.9G"]
+    assert "* 48ndr (attention Q, K, V) is 4 × its forward pass." in out
+    assert "* 18nr(d+d_ff) (feed-forward) is 3 × its forward pass." in out
     assert out.count("\n* ") == 3
 
 
-def test_flops_json_at_other_sizes(colakit: Run) -> None:
+def test_flops_json_has_every_column(colakit: Run) -> None:
     printed = one_object(colakit("flops", "--d", "8", "--r", "5", "--d-ff", "7", "--n", "2", "--json").out)
-    table = table6(Sizes(n=2, d=8, r=5, d_ff=7))
-    assert printed["sizes"] == {"n": 2, "d": 8, "r": 5, "d_ff": 7}
-    for row, expected in zip([*printed["rows"], printed["total"]], [*table.rows, table.total], strict=True):
-        assert row["component"] == expected.component
-        assert row["original"]["flops"] == expected.original.flops
-        assert row["cola_printed"]["flops"] == expected.cola_printed.flops
-        assert row["cola_forward"]["flops"] == expected.cola_forward.flops
-        assert row["cola_forward"]["formula"] == expected.cola_forward.formula
-        assert row["contradiction"] == expected.contradiction
+    assert (printed["n"], printed["d"], printed["r"], printed["d_ff"]) == (2, 8, 5, 7)
+    qkv = printed["components"][0]
+    dense, cola = 6 * 2 * 64, 12 * 2 * 8 * 5
+    assert (qkv["name"], qkv["paper_dense"], qkv["paper_cola"]) == ("attention Q, K, V", dense, 4 * cola)
+    assert (qkv["dense_forward"], qkv["cola_forward"]) == (dense, cola)
+    assert (qkv["dense_training"], qkv["cola_training"]) == (3 * dense, 3 * cola)
+    for column in ("dense_forward", "cola_forward", "dense_training", "cola_training", "paper_dense", "paper_cola"):
+        assert printed["totals"][column] == sum(c[column] for c in printed["components"])
 
 
 def test_flops_takes_the_papers_sizes_where_none_are_given(colakit: Run) -> None:
-    assert one_object(colakit("flops", "--n", "5", "--json").out)["sizes"] == {"n": 5, "d": 768, "r": 192, "d_ff": 2048}
-    assert one_object(colakit("flops", "--json").out)["sizes"] == {"n": 1024, "d": 768, "r": 192, "d_ff": 2048}
+    for args, n in ((["--n", "5"], 5), ([], 1024)):
+        printed = one_object(colakit("flops", *args, "--json").out)
+        assert (printed["n"], printed["d"], printed["r"], printed["d_ff"]) == (n, 768, 192, 2048)
 
 
 @pytest.mark.parametrize(("args", "batch_size"), [([], 64), (["--batch-size", "3"], 3)])
 def test_flops_of_a_preset(colakit: Run, args: list[str], batch_size: int) -> None:
-    expected = forward_flops(resolve("cola-m").config.model, batch_size)
+    expected = step_flops(resolve("cola-m", sets=[f"train.batch_size={batch_size}"]).config)
     printed = one_object(colakit("flops", "--preset", "cola-m", "--json", *args).out)
     assert (printed["preset"], printed["batch_size"], printed["seq_len"]) == ("cola-m", batch_size, 1024)
-    assert [(c["component"], c["flops"]) for c in printed["components"]] == [
-        (c.component, c.flops) for c in expected.components
+    assert [(c["name"], c["forward"], c["training"]) for c in printed["components"]] == [
+        (c.name, c.forward, c.training) for c in expected.components
     ]
-    assert printed["total_flops"] == expected.total
-    assert printed["causal_attention_product_flops"] == expected.causal_attention_product
+    for figure in ("model_flops", "causal_model_flops", "recompute", "newton_schulz", "hardware_flops"):
+        assert printed[figure] == getattr(expected, figure)
+    assert printed["attention_pairs"] == "all"
     table = colakit("flops", "--preset", "cola-m", *args).out
-    assert f"{expected.total:,}" in table
-    assert "not counted" in table
+    assert f"{expected.hardware_flops:,}" in table
+    assert f"from {expected.attention_overtakes_at:,} tokens" in table
+
+
+def test_flops_of_several_presets_are_one_table(colakit: Run) -> None:
+    args = ["flops", "-p", "original", "-p", "cola-fan-muon"]
+    presets = one_object(colakit(*args, "--json").out)["presets"]
+    assert [p["preset"] for p in presets] == ["original", "cola-fan-muon"]
+    rows = {words[0]: words[1:] for line in colakit(*args).out.splitlines() if (words := line.split())}
+    for p in presets:
+        assert f"{p['hardware_flops'] / 1e9:,.0f}" in rows[p["preset"]]
 
 
 def test_flops_of_a_preset_takes_overrides(colakit: Run) -> None:
     small = resolve("cola", smoke_run=True, sets=["model.n_layers=1"]).config
     args = ["flops", "-p", "cola", "--smoke", "--set", "model.n_layers=1", "--json"]
-    assert one_object(colakit(*args).out)["total_flops"] == forward_flops(small.model, small.train.batch_size).total
+    assert one_object(colakit(*args).out)["model_flops"] == step_flops(small).model_flops
+
+
+# plots
+
+
+@pytest.mark.parametrize("command", [["params"], ["params", "-p", "cola"], ["flops"], ["flops", "-p", "cola-m"]])
+@pytest.mark.parametrize(("name", "magic"), [("a.svg", b"<?xml"), ("b.png", b"\x89PNG")])
+def test_a_plot_is_written(colakit: Run, tmp_path: Path, command: list[str], name: str, magic: bytes) -> None:
+    outcome = colakit(*command, "--plot", str(tmp_path / name))
+    assert outcome.code == 0
+    assert (tmp_path / name).read_bytes().startswith(magic)
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a", ".", "missing/a.svg"])
+def test_a_plot_that_cannot_be_written_is_refused_first(colakit: Run, tmp_path: Path, name: str) -> None:
+    for command in ("params", "flops"):
+        outcome = colakit(command, "--plot", str(tmp_path / name))
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err.startswith("Error: ")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,221 @@
+"""What a training step holds in memory, in closed form and before it is run: weights to logits, by component.
+
+Activations are the storages that eager PyTorch keeps between forward and backward pass. Left out: what a kernel needs
+while it runs, the allocator's rounding, and on CUDA the context.
+
+Devices differ. On a CPU an RMSNorm is made of single operations and keeps its normalised input too, dropout keeps its
+mask in the type of its input, the attention's output is copied for its projection, and dropout inside the attention
+leaves the fused kernel. On CUDA each is one kernel.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from colakit.analysis.chunking import is_chunked, tokens_per_chunk
+from colakit.analysis.inventory import group_of, parameters
+from colakit.analysis.layers import Layer, block_layers, head_layer
+from colakit.config.schema import ModelConfig, RunConfig
+from colakit.records import MemoryRecord, StageMemory
+
+Stage = Literal["embedding", "norms", "qkv", "attention", "o", "gate_up", "down", "head"]
+STAGES: tuple[Stage, ...] = ("embedding", "norms", "qkv", "attention", "o", "gate_up", "down", "head")
+
+_FLOAT32 = 4
+_INT64 = 8
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Where and in what type the products run; weights, gradients and the residual stream are float32 always."""
+
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "bfloat16"]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of what the products give."""
+        return 2 if self.dtype == "bfloat16" else _FLOAT32
+
+
+def precision_of(config: RunConfig) -> Precision:
+    """Where `config` would train: ``auto`` counts as a GPU that multiplies bfloat16, unless the device is a CPU."""
+    device: Literal["cpu", "cuda"] = "cpu" if config.train.device == "cpu" else "cuda"
+    if config.train.dtype != "auto":
+        return Precision(device, config.train.dtype)
+    return Precision(device, "float32" if device == "cpu" else "bfloat16")
+
+
+def memory_ledger(config: RunConfig) -> MemoryRecord:
+    """The ledger of one micro-batch of `config` at its precision, with PyTorch's fused attention."""
+    model, precision = config.model, precision_of(config)
+    batch_size = config.train.effective_micro_batch_size
+    tokens = batch_size * model.seq_len
+    sizes = {"muon": 0, "adamw_decayed": 0, "adamw_plain": 0}
+    for p in parameters(model):
+        sizes[group_of(p.role, muon=config.optim.optimizer == "muon")] += p.size
+    weights = _FLOAT32 * sum(sizes.values())
+    muon_state, adamw_state = _FLOAT32 * sizes["muon"], 2 * (weights - _FLOAT32 * sizes["muon"])
+    copies = _weight_copies(model, precision)
+    chunked = is_chunked(tokens, model.vocab_size)
+    activations, block = _activations(model, precision, tokens, chunked=chunked)
+    plain = sum(stage.plain_bytes for stage in activations)
+    cola_m = sum(stage.cola_m_bytes or 0 for stage in activations) + block if model.linear == "cola" else None
+    logits = tokens * _FLOAT32 * model.vocab_size
+    chunked_logits = min(tokens, tokens_per_chunk(model.vocab_size)) * _FLOAT32 * model.vocab_size
+    held = cola_m if model.remat == "cola_m" and cola_m is not None else plain
+    held += chunked_logits if chunked else logits
+    return MemoryRecord(
+        device=precision.device,
+        dtype=precision.dtype,
+        batch_size=batch_size,
+        seq_len=model.seq_len,
+        weights=weights,
+        weight_copies=copies,
+        gradients=weights,
+        muon_state=muon_state,
+        adamw_state=adamw_state,
+        activations=activations,
+        plain_activations=plain,
+        cola_m_activations=cola_m,
+        recomputed_block=block if model.linear == "cola" else None,
+        is_cola_m=model.remat == "cola_m",
+        logits=logits,
+        chunked_logits=chunked_logits,
+        is_chunked=chunked,
+        total=weights + copies + weights + muon_state + adamw_state + held,
+    )
+
+
+def _activations(
+    model: ModelConfig, p: Precision, tokens: int, *, chunked: bool
+) -> tuple[tuple[StageMemory, ...], int]:
+    """By component, without CoLA-M and what it keeps; and the whole of the largest block."""
+    blocks = [_block(model, depth, p) for depth in range(model.n_layers)]
+    ends = _ends(model, p, chunked=chunked)
+    kept = _kept_by_cola_m(model, p)
+    stages = tuple(
+        StageMemory(
+            stage,
+            plain_bytes=tokens * (sum(b[stage] for b in blocks) + ends[stage]) + _constants(model, p, stage),
+            cola_m_bytes=tokens * (model.n_layers * kept[stage] + ends[stage]) if model.linear == "cola" else None,
+        )
+        for stage in STAGES
+    )
+    return stages, tokens * max(sum(b.values()) for b in blocks)
+
+
+# Bytes of one token from here on. A product keeps its input in its own type: itself, or the copy autocast makes.
+
+
+def _block(model: ModelConfig, depth: int, p: Precision) -> dict[Stage, int]:
+    layers = {layer.name: layer for layer in block_layers(model)}
+    qkv = [layers["q"], layers["k"], layers["v"]]
+    d, d_ff, item = model.d_model, model.d_ff, p.itemsize
+    stages = dict.fromkeys(STAGES, 0)
+    stages["norms"] = _norms_around(model, depth) * _norm(d, 1, _FLOAT32, p)
+    stages["qkv"] = item * d + _low_rank(qkv, p, dropout=model.fan_dropout > 0) + _fan_arguments(model, qkv, p)
+    if "fan" in layers:  # autocast copies its input for each of its two products
+        copies = 2 if p.dtype == "bfloat16" else 1
+        stages["qkv"] += item * (copies * d + layers["fan"].matrices[0][0])
+    stages["attention"] = _attention(model, p)
+    stages["o"] = _low_rank([layers["o"]], p) + _dropout_mask(d, item, p, active=model.post_attention_dropout > 0)
+    if p.device == "cpu":
+        stages["o"] += item * d
+    stages["gate_up"] = item * (d + 3 * d_ff) + _low_rank([layers["gate_up"]], p)
+    stages["down"] = item * d_ff + _low_rank([layers["down"]], p)
+    if model.norm == "listing":  # the gate multiplies the feed-forward's output
+        stages["down"] += item * d
+    return stages
+
+
+def _norms_around(model: ModelConfig, depth: int) -> int:
+    return 1 if model.norm == "hybrid" and depth > 0 else 2
+
+
+def _norm(width: int, groups: int, itemsize: int, p: Precision) -> int:
+    """An RMSNorm: input and 1/RMS of each group; on a CPU the input in float32, and the normalised one."""
+    return 4 * groups + (2 * _FLOAT32 * width if p.device == "cpu" else itemsize * width)
+
+
+def _dropout_mask(width: int, itemsize: int, p: Precision, *, active: bool) -> int:
+    return width * (itemsize if p.device == "cpu" else 1) if active else 0
+
+
+def _low_rank(layers: list[Layer], p: Precision, *, dropout: bool = False) -> int:
+    """A·x and GELU of it, for every branch, and the masks of the dropout between A and B."""
+    ranks = sum(w.shape[0] for layer in layers for w in layer.weights if w.name.startswith("a"))
+    return 2 * p.itemsize * ranks + _dropout_mask(ranks, p.itemsize, p, active=dropout)
+
+
+def _fan_arguments(model: ModelConfig, qkv: list[Layer], p: Precision) -> int:
+    """The arguments of cosine and sine in CoLA_FAN."""
+    return p.itemsize * sum(w.shape[0] for layer in qkv for w in layer.weights if w.name == "b_p")
+
+
+def _attention(model: ModelConfig, p: Precision) -> int:
+    """Q, K and V before and after their norms, the attention's output, and the logarithm of its sums."""
+    d, kv, item = model.d_model, model.kv_width, p.itemsize
+    widths = ((d, model.n_heads), (kv, model.n_kv_heads), (kv, model.n_kv_heads))
+    if model.effective_qkv_norm == "rms":
+        normed = sum(_norm(width, heads, item, p) for width, heads in widths)
+    elif model.effective_qkv_norm == "l2":  # CUDA's autocast takes the length of a float32 copy
+        upcast = p.device == "cuda" and p.dtype == "bfloat16"
+        normed = sum((item + 4 * upcast) * width + 2 * (4 if upcast else item) * heads for width, heads in widths)
+    else:  # V is a part of one wide product, which stays whole
+        normed = item * (d + kv) if model.linear == "dense" else 0
+    if model.attention_dropout > 0 and p.device == "cpu":
+        # K and V repeated for every query head; weights, mask and their product.
+        return normed + item * 3 * (d + model.n_heads * model.seq_len)
+    return normed + item * (2 * d + 2 * kv) + _FLOAT32 * model.n_heads
+
+
+def _ends(model: ModelConfig, p: Precision, *, chunked: bool) -> dict[Stage, int]:
+    """Outside the blocks: token ids, final norm, the head's input and factors, targets."""
+    stages = dict.fromkeys(STAGES, 0)
+    stages["embedding"] = _INT64
+    stages["norms"] = _norm(model.d_model, 1, _FLOAT32, p)
+    stages["norms"] += _dropout_mask(model.d_model, _FLOAT32, p, active=model.final_dropout > 0)
+    # In chunks, the backward pass starts from the hidden states, which are float32.
+    kept = _FLOAT32 * model.d_model if chunked else p.itemsize * model.d_model + _low_rank([head_layer(model)], p)
+    stages["head"] = kept + _INT64
+    return stages
+
+
+def _kept_by_cola_m(model: ModelConfig, p: Precision) -> dict[Stage, int]:
+    """A block's input, and what its A's (and FAN's W_p) give."""
+    stages = dict.fromkeys(STAGES, 0)
+    stages["norms"] = _FLOAT32 * model.d_model
+    for layer in block_layers(model):
+        stage: Stage = "qkv" if layer.name in ("q", "k", "v", "fan") else layer.name  # type: ignore[assignment]
+        kept = (w.shape[0] for w in layer.weights if w.name in ("a", "a_p", "a_np", "w_p"))
+        stages[stage] += p.itemsize * sum(kept)
+    return stages
+
+
+# Bytes that do not grow with the batch.
+
+
+def _constants(model: ModelConfig, p: Precision, stage: Stage) -> int:
+    """The rotary tables; in bfloat16 each block's Q and K have copies of their own. The listing's gates."""
+    table = model.seq_len * model.head_dim // 2
+    if stage == "attention":
+        return 2 * _FLOAT32 * table if p.dtype == "float32" else model.n_layers * 4 * p.itemsize * table
+    if stage == "down" and model.norm == "listing":
+        return model.n_layers * _FLOAT32 * model.d_model
+    return 0
+
+
+def _weight_copies(model: ModelConfig, p: Precision) -> int:
+    if p.dtype == "float32":
+        return 0
+    return p.itemsize * sum(_multiplied(model))
+
+
+def _multiplied(model: ModelConfig) -> Iterator[int]:
+    """Sizes of the matrices a token meets, and of the per-head norms, whose input is in the products' type."""
+    for layer in block_layers(model):
+        yield model.n_layers * layer.multiply_adds
+    yield head_layer(model).multiply_adds
+    if model.effective_qkv_norm == "rms":
+        yield model.n_layers * 3 * model.head_dim

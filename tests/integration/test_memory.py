@@ -1,0 +1,97 @@
+"""The ledger against what eager PyTorch holds: unique storages saved for backward, and optimizer state."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from colakit.analysis import chunking
+from colakit.analysis.memory import memory_ledger
+from colakit.build import Machine, build_model, build_optimizer
+from colakit.config.load import resolve
+from colakit.config.presets import preset_names
+from colakit.config.schema import RunConfig
+from colakit.loss import loss_sums
+from colakit.records import MemoryRecord
+
+SMALL = ("model.n_layers=3", "model.vocab_size=1000", "model.seq_len=48", "train.batch_size=2", "model.remat=none")
+CPU = ("train.device=cpu",)
+
+
+def saved_bytes(config: RunConfig, machine: Machine) -> int:
+    """Unique storages that the graph keeps after a forward pass in training mode, parameters excluded."""
+    model = build_model(config, machine).train()
+    tokens = torch.randint(config.model.vocab_size, (config.train.batch_size, config.model.seq_len))
+    tokens, targets = tokens.to(machine.device), tokens.roll(1, dims=1).to(machine.device)
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, tuple[int, Tensor]] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address is used twice
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor), machine.autocast():
+        loss_sums(model.head, model.hidden(tokens), targets, vocab_size=config.model.vocab_size)
+    return sum(size for size, _ in saved.values())
+
+
+def expected_bytes(ledger: MemoryRecord) -> int:
+    return ledger.plain_activations + ledger.logits + ledger.weight_copies
+
+
+VARIANTS = [
+    *(f"model.norm={norm}" for norm in ("hybrid", "pre", "post", "listing")),
+    "model.qkv_norm=l2",
+    "model.n_kv_heads=12",
+    "model.tie_embeddings=true",
+    "model.attention_dropout=0.1",
+    "model.final_dropout=0.3",
+]
+
+
+@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_activations_are_what_the_graph_keeps(preset: str, variant: str) -> None:
+    """To the byte but for a scalar or two; the aim is 5 % of each kind."""
+    config = resolve(preset, sets=[*SMALL, *CPU, variant]).config
+    saved = saved_bytes(config, Machine(torch.device("cpu"), torch.float32))
+    assert expected_bytes(memory_ledger(config)) == pytest.approx(saved, abs=8)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_in_bfloat16_too(preset: str) -> None:
+    config = resolve(preset, sets=[*SMALL, *CPU, "train.dtype=bfloat16"]).config
+    saved = saved_bytes(config, Machine(torch.device("cpu"), torch.bfloat16))
+    assert expected_bytes(memory_ledger(config)) == pytest.approx(saved, abs=8)
+
+
+def test_a_loss_in_chunks_keeps_hidden_states_and_no_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunking, "MAX_LOGITS", 20 * 1000)
+    for preset in ("original", "cola-fan", "refined-tied"):
+        config = resolve(preset, sets=[*SMALL, *CPU]).config
+        ledger = memory_ledger(config)
+        assert ledger.is_chunked
+        assert ledger.chunked_logits == 20 * 1000 * 4 < ledger.logits == 96 * 1000 * 4
+        saved = saved_bytes(config, Machine(torch.device("cpu"), torch.float32))
+        # The checkpoint of each of the five chunks keeps besides torch's generator state, 5,056 bytes.
+        assert ledger.plain_activations == pytest.approx(saved, abs=5 * 5_100)
+
+
+@pytest.mark.parametrize("preset", ["original", "cola-fan-muon", "cola-fan-atf", "refined-tied"])
+def test_weights_gradients_and_optimizer_state(preset: str) -> None:
+    config = resolve(preset, sets=[*SMALL, *CPU]).config
+    model = build_model(config, Machine(torch.device("cpu"), torch.float32))
+    optimizer = build_optimizer(model, config.optim)
+    model(torch.zeros(1, 4, dtype=torch.int64)).sum().backward()
+    optimizer.step()
+    ledger = memory_ledger(config)
+    assert ledger.weights == sum(p.nbytes for p in model.parameters())
+    assert ledger.gradients == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    for name, expected in (("muon", ledger.muon_state), ("adamw", ledger.adamw_state)):
+        state = optimizer.parts[name].state.values() if name in optimizer.parts else []
+        # AdamW counts its steps in one number for each parameter, too.
+        held = sum(t.nbytes for s in state for key, t in s.items() if key != "step")
+        assert held == expected
+    assert (ledger.muon_state > 0) == (config.optim.optimizer == "muon")
