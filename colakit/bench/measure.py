@@ -18,7 +18,7 @@ from colakit.build import Machine, build_model, build_optimizer, pick_machine
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
 from colakit.records import BenchRecord
-from colakit.train.step import TrainStep
+from colakit.train.step import TrainStep, is_out_of_memory
 from colakit.units import gib
 
 WARMUP_STEPS = 2
@@ -44,11 +44,13 @@ def measure(config: RunConfig, machine: Machine, steps: int) -> BenchRecord:
     """Time `steps` optimizer steps of `config` in this process, after a warm-up."""
     record = _empty_record(config, machine, steps)
     try:
-        times = _time_steps(config, machine, steps)
+        times, skipped = _time_steps(config, machine, steps)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return replace(record, reason="out of memory")
+    if skipped:  # a step without its update is no step of training
+        return replace(record, reason=f"{skipped} updates skipped: loss or gradient not finite; lower optim.lr")
     step_s = statistics.median(times)
     batch = config.train.batch_size
     on_cuda = machine.device.type == "cuda"
@@ -62,11 +64,6 @@ def measure(config: RunConfig, machine: Machine, steps: int) -> BenchRecord:
         rss_gib=_peak_rss_gib(),
         reason=None if on_cuda else "no GPU, so no VRAM",
     )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch's CPU allocator raises a plain RuntimeError, which only its text tells from others.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _empty_record(config: RunConfig, machine: Machine, steps: int) -> BenchRecord:
@@ -88,20 +85,20 @@ def _empty_record(config: RunConfig, machine: Machine, steps: int) -> BenchRecor
     )
 
 
-def _time_steps(config: RunConfig, machine: Machine, steps: int) -> list[float]:
-    """Seconds of each step. The step's own host sync ends it, so the clock needs none of its own."""
+def _time_steps(config: RunConfig, machine: Machine, steps: int) -> tuple[list[float], int]:
+    """Seconds of each step, and how many made no update."""
     model = build_model(config, machine).train()
     optimizer = build_optimizer(model, config.optim)
     step = TrainStep(model, optimizer, machine, lr_at=lambda _: config.optim.lr, grad_clip=config.optim.grad_clip)
     batches = _random_batches(config)
-    times = []
+    times, skipped = [], 0
     for i in range(WARMUP_STEPS + steps):
         started = time.perf_counter()
-        step(i, batches)
+        skipped += step(i, batches).skipped
         if machine.device.type == "cuda":
             torch.cuda.synchronize(machine.device)  # the optimizer's kernels run on after the step's sync
         times.append(time.perf_counter() - started)
-    return times[WARMUP_STEPS:]
+    return times[WARMUP_STEPS:], skipped
 
 
 def _random_batches(config: RunConfig) -> list[Batch]:

@@ -12,16 +12,20 @@ MODEL_FILE = "model.safetensors"
 
 
 def save_model(model: LM, folder: Path) -> Path:
-    """Write `model`'s weights into `folder`; the file appears whole or not at all."""
+    """Write `model`'s weights into `folder`; the file appears whole or not at all. Raises CheckpointError."""
     path = folder / MODEL_FILE
     partial = path.with_suffix(".partial")
     # Cloned, since published names are views that share storage, which safetensors refuses.
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    partial.touch()
-    mode = partial.stat().st_mode  # safetensors makes its files readable for their owner alone
-    save_file(tensors, partial, metadata={"format": "pt"})
-    partial.chmod(mode)
-    partial.replace(path)
+    try:
+        partial.touch()
+        mode = partial.stat().st_mode  # safetensors makes its files readable for their owner alone
+        save_file(tensors, partial, metadata={"format": "pt"})
+        partial.chmod(mode)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: the weights cannot be written ({error}). Free some space there.") from error
     return path
 
 

@@ -21,6 +21,10 @@ def bench(
 ) -> None:
     """Measure speed and peak memory of a preset's training step, on random tokens."""
     sizes = _sizes(batch_sizes)
+    for item in sets or []:
+        if item.partition("=")[0].strip() == "train.batch_size":
+            fix = "Give --batch-sizes instead."
+            raise ConfigError([Problem("--set", item, "bench takes its batch sizes from --batch-sizes", fix)])
     # Every size goes through the rules, so that a wrong one is refused before any is measured.
     configs = [resolve(preset, smoke_run=smoke, sets=[*(sets or []), f"train.batch_size={n}"]).config for n in sizes]
     from colakit.bench.measure import bench as measure_all
@@ -34,7 +38,7 @@ def bench(
 
 def _sizes(text: str) -> list[int]:
     try:
-        sizes = [int(part) for part in text.split(",")]
+        sizes = list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         sizes = []
     if not sizes or min(sizes) < 1:

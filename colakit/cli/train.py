@@ -9,7 +9,7 @@ import typer
 from colakit.cli import options
 from colakit.config.load import resolve
 from colakit.report.runs import sample_text, summary_table
-from colakit.report.tables import print_json, print_table, stderr_console, stdout_console
+from colakit.report.tables import RunConsole, print_json, print_table
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def train(
     from colakit.train.sinks import ConsoleSink, JsonlSink, SinkSet, TensorBoardSink
     from colakit.train.trainer import Trainer
 
-    console = stderr_console() if json else stdout_console()
+    console = RunConsole(stderr=json, highlight=False, markup=False, emoji=False)
     trainer = Trainer(
         resolved.config,
         out=out,
@@ -45,5 +45,5 @@ def train(
     if json:
         print_json(summary.to_dict())
         return
-    print_table(summary_table(summary))
+    print_table(summary_table(summary), console)
     console.print(sample_text(summary), soft_wrap=True)

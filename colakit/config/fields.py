@@ -24,19 +24,25 @@ def validate(values: Layer) -> tuple[RunConfig, list[Problem]]:
         for section, inner in values.items()
         if section not in wrong
     }
-    return RunConfig.model_validate(kept), [_field_problem(path, e) for path, e in wrong.items()]
+    return RunConfig.model_validate(kept), [p for path, e in wrong.items() for p in _field_problems(path, e)]
 
 
-def _field_problem(path: str, error: ErrorDetails) -> Problem:
+def _field_problems(path: str, error: ErrorDetails) -> list[Problem]:
+    value = error["input"]
     if error["type"] == "extra_forbidden":
-        # First the right key in the wrong section, then what is spelt alike.
-        close = [known for known in known_fields() if known.rpartition(".")[2] == path.rpartition(".")[2]]
-        close += difflib.get_close_matches(path, known_fields() if "." in path else RunConfig.model_fields, n=1)
-        fix = f"Did you mean {close[0]}?" if close else "`colakit presets show cola` lists every field."
-        return Problem(path, error["input"], "no such field", fix)
+        unknown = {f"{path}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {path: value}
+        return [_unknown_field(field, inner) for field, inner in unknown.items()]
     rule = error["msg"][0].lower() + error["msg"][1:]
     spelling = " Write true or false." if error["type"] == "bool_type" else ""
-    return Problem(path, error["input"], rule, f"Meaning: {_describe(path)}.{spelling}")
+    return [Problem(path, value, rule, f"Meaning: {_describe(path)}.{spelling}")]
+
+
+def _unknown_field(path: str, value: object) -> Problem:
+    # First the right key in the wrong section, then what is spelt alike.
+    close = [known for known in known_fields() if known.rpartition(".")[2] == path.rpartition(".")[2]]
+    close += difflib.get_close_matches(path, known_fields() if "." in path else RunConfig.model_fields, n=1)
+    fix = f"Did you mean {close[0]}?" if close else "`colakit presets show cola` lists every field."
+    return Problem(path, value, "no such field", fix)
 
 
 def known_fields() -> dict[str, Any]:

@@ -4,6 +4,7 @@ Later wins: schema default, preset, ``--smoke``, ``--data``, ``--set``; then val
 are collected and raised as one `ConfigError`.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +116,15 @@ def _derive(config: RunConfig, origins: dict[str, str]) -> Resolved:
         derived["train"]["micro_batch_size"] = config.train.effective_micro_batch_size
     if config.model.qkv_norm is None:
         derived["model"]["qkv_norm"] = config.model.effective_qkv_norm
-    # Absolute, so that a run finds its data from any folder; it is still the user's own path, and not called derived.
-    if config.data.path is not None:
-        path = str(Path(config.data.path).expanduser().absolute())
-        config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
+    # Absolute, so that a run finds its data from any folder; still the user's own paths, and not called derived.
+    paths = {"path": config.data.path, "cache_dir": config.data.cache_dir}
+    absolute = {name: _absolute(path) for name, path in paths.items() if path is not None}
+    config = config.model_copy(update={"data": config.data.model_copy(update=absolute)})
     origins |= dict.fromkeys(_leaves(derived), "derived")
     values = _merge([config.model_dump(), derived])
     return Resolved(RunConfig.model_validate(values), origins, tuple(notes))
+
+
+def _absolute(path: str) -> str:
+    # Not Path.expanduser, which fails for an unknown user: such a path is looked for as it stands.
+    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111

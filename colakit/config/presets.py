@@ -67,7 +67,7 @@ def load_preset(name_or_file: str) -> Preset:
     if name_or_file.endswith(".toml"):
         path = Path(name_or_file)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # Notepad writes a byte order mark
         except (OSError, UnicodeDecodeError) as error:
             raise _preset_error(name_or_file, f"the file cannot be read ({error})", "Check the path.") from None
         return _parse_preset(path.stem, name_or_file, text)

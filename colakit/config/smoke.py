@@ -8,20 +8,20 @@ from typing import Any
 
 from colakit.config.schema import RunConfig
 
+_MODEL = {"n_layers": 4, "d_ff": 704, "vocab_size": 4096, "seq_len": 256}
+_WIDTH = {"d_model": 256, "n_heads": 4, "n_kv_heads": 2}
+_RANK = 64
+_TRAIN = {"max_steps": 300, "batch_size": 8, "eval_every": 60, "eval_tokens": 65_536}
+
 
 def overlay(config: RunConfig) -> dict[str, dict[str, Any]]:  # Any: TOML values
-    """The values ``--smoke`` puts over the preset's `config`."""
-    muon = config.optim.optimizer == "muon"
+    """The values ``--smoke`` puts over the preset's `config`. What is smaller already stays."""
+    model, muon = config.model, config.optim.optimizer == "muon"
     return {
         "model": {
-            "d_model": 256,
-            "n_layers": 4,
-            "n_heads": 4,
-            "n_kv_heads": 2,
-            "d_ff": 704,
-            "vocab_size": 4096,
-            "seq_len": 256,
-            **({"rank": 64} if config.model.rank is not None else {}),
+            **{name: min(size, getattr(model, name)) for name, size in _MODEL.items()},
+            **(_WIDTH if model.d_model > _WIDTH["d_model"] else {}),
+            **({"rank": min(_RANK, model.rank)} if model.rank is not None else {}),
         },
         "optim": {"lr": 8e-3 if muon else 2e-3, "warmup_steps": 20},
         "data": {
@@ -33,10 +33,7 @@ def overlay(config: RunConfig) -> dict[str, dict[str, Any]]:  # Any: TOML values
             "val_fraction": 0.02,
         },
         "train": {
-            "max_steps": 300,
-            "batch_size": 8,
+            **{name: min(size, getattr(config.train, name)) for name, size in _TRAIN.items()},
             "micro_batch_size": None,
-            "eval_every": 60,
-            "eval_tokens": 65_536,
         },
     }

@@ -15,7 +15,7 @@ class Rotary(nn.Module):
 
     def __init__(self, head_dim: int, seq_len: int, theta: float) -> None:
         super().__init__()
-        # float64, rounded once: float32 angles are off by up to 6e-5 rad at position 1000.
+        # float64, rounded once: float32 angles are off by some 1e-5 rad at position 1000.
         frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
         angles = torch.outer(torch.arange(seq_len, dtype=torch.float64), frequencies)  # [T, E/2]
         self.register_buffer("cos", angles.cos().float(), persistent=False)

@@ -32,8 +32,13 @@ def summary_table(summary: RunSummary) -> Table:
 
 
 def sample_text(summary: RunSummary) -> Text:
-    """The held-out prompt, dimmed, and the model's continuation."""
-    return Text.assemble(("sample\n", "bold"), (summary.prompt, "dim"), summary.sample)
+    """The held-out prompt, and the model's continuation. Control characters, which a terminal obeys, are shown."""
+    prompt, sample = (_visible(text) for text in (summary.prompt, summary.sample))
+    return Text.assemble(("prompt\n", "bold"), prompt, ("\nsample\n", "bold"), sample)
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def eval_table(record: EvalRecord) -> Table:

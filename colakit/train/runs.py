@@ -28,6 +28,8 @@ class RunFolder:
     """The files of one run, below `root`."""
 
     root: Path
+    there: Path | None = None
+    """The nearest folder that was there before the run: `root` itself, or one above it."""
 
     @property
     def config(self) -> Path:
@@ -64,15 +66,34 @@ class RunFolder:
         """What the run reached."""
         return self.root / "summary.json"
 
+    def discard(self) -> None:
+        """Remove everything in the folder, and the folders that were made for it."""
+        for entry in self.root.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        root = self.root.absolute()
+        for folder in (root, *root.parents):
+            if folder == self.there or any(folder.iterdir()):
+                break
+            folder.rmdir()
+
     def load_config(self) -> RunConfig:
         """The run's configuration. Raises CheckpointError where `root` is no run folder."""
         try:
             return from_saved(json.loads(self.config.read_text("utf-8")))
         except (OSError, ValueError):
+            found = sorted(self._runs_nearby(), key=lambda run: run.stat().st_mtime)
+            newest = f"; the newest finished one here is {found[-1]}" if found else ""
             raise CheckpointError(
                 f"{self.root}: no run folder, since {self.config.name} is missing or unreadable. "
-                "Give the folder that `colakit train` printed, such as runs/cola-fan-muon-20260101-120000."
+                f"Give the folder that `colakit train` printed{newest}."
             ) from None
+
+    def _runs_nearby(self) -> list[Path]:
+        """Finished runs below `root`, or below ``runs``."""
+        return [path.parent for folder in (self.root, Path("runs")) for path in folder.glob(f"*/{self.summary.name}")]
 
 
 def plan_run_folder(out: Path | None, preset: str) -> Path:
@@ -80,12 +101,16 @@ def plan_run_folder(out: Path | None, preset: str) -> Path:
     root = out if out is not None else _unused(Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
     try:
         _check_empty(root)
-        ancestor = next(p for p in (root, *root.absolute().parents) if p.exists())
+        ancestor = _nearest_existing(root)
     except OSError as error:
         raise RunError(f"{root}: {error.strerror}. Give another --out.") from None
     if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
         raise RunError(f"{root}: {ancestor} is not a folder that can be written to. Give another --out.")
     return root
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
 
 
 def _check_empty(root: Path) -> None:
@@ -108,34 +133,35 @@ def create_run(
 
     Raises RunError where that fails; what was made is removed again.
     """
-    folder = RunFolder(_claim(out, config.preset))
+    folder = _claim(out, config.preset)
     try:
         write_json(folder.config, config.model_dump())
         write_json(folder.environment, describe_environment())
         write_json(folder.data, data)
         return folder, sinks(folder)
     except BaseException as error:
-        shutil.rmtree(folder.root, ignore_errors=True)
+        folder.discard()
         if not isinstance(error, OSError):
             raise
         reason = error.strerror or error
         raise RunError(f"{folder.root}: cannot be written ({reason}). Give another --out.") from error
 
 
-def _claim(out: Path | None, preset: str) -> Path:
+def _claim(out: Path | None, preset: str) -> RunFolder:
     """Make the folder for one run alone: of two that start at once, one is refused, or gets the next free name."""
     while True:
         root = plan_run_folder(out, preset)
         try:
+            folder = RunFolder(root, _nearest_existing(root))
             root.mkdir(parents=True, exist_ok=out is not None)
-            RunFolder(root).config.touch(exist_ok=False)
+            folder.config.touch(exist_ok=False)
         except FileExistsError:
             if out is not None:
                 raise RunError(f"{root}: another run has taken it. Give another --out.") from None
         except OSError as error:
             raise RunError(f"{root}: cannot be made ({error.strerror}). Give another --out.") from None
         else:
-            return root
+            return folder
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:  # Any: JSON values

@@ -54,5 +54,5 @@ def _read(path: Path, key: str) -> Any:  # Any: a JSON value
     try:
         return json.loads(path.read_text("utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError):
-        message = f"{path.parent}: the run has not finished: {path.name} is missing or unreadable."
+        message = f"{path.parent}: the run has not finished: {path.name} is missing or unreadable. Train it again."
         raise CheckpointError(message) from None

@@ -108,9 +108,10 @@ class ConsoleSink:
         self._every = max(1, max_steps // 10)
         self._recent: deque[StepRecord] = deque(maxlen=20)
         # Room for the bar and the rates; a narrower terminal shows step, loss and ETA.
-        self._wide = not console.is_terminal or console.width >= 80
+        live = console.is_terminal and not console.is_dumb_terminal
+        self._wide = not live or console.width >= 80
         self._progress: Progress | None = None
-        if console.is_terminal:
+        if live:
             bar = [BarColumn(bar_width=None)] if self._wide else []
             self._progress = Progress(
                 TextColumn("step", table_column=_whole()),

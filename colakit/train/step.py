@@ -73,3 +73,9 @@ class TrainStep:
             nll += sums.nll.detach()
             correct += sums.correct
         return nll, correct
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out, on either device."""
+    # torch's CPU allocator raises a plain RuntimeError, which only its text tells from others.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -17,6 +17,7 @@ from colakit.checkpoint.model_file import save_model
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch, TrainLoader, held_out_batches
 from colakit.data.prepare import PreparedData, check_sources, prepare
+from colakit.errors import CheckpointError, RunError
 from colakit.evaluate.generate import generate
 from colakit.evaluate.loss import byte_lengths, count_bytes, evaluate, gzip_bits_per_byte
 from colakit.model.lm import LM
@@ -24,7 +25,7 @@ from colakit.optim.schedule import learning_rate
 from colakit.records import EvalRecord, RunSummary, StepRecord
 from colakit.train.runs import RunFolder, create_run, plan_run_folder, write_json
 from colakit.train.sinks import Sink
-from colakit.train.step import StepResult, TrainStep
+from colakit.train.step import StepResult, TrainStep, is_out_of_memory
 from colakit.units import NATS_PER_BIT
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ SAMPLE_TEMPERATURE = 0.8
 
 
 class StopFlag:
-    """Set by the first SIGINT or SIGTERM; the second one interrupts at once."""
+    """Set by the first signal; the second one interrupts at once."""
 
     def __init__(self) -> None:
         self.is_set = False
@@ -48,9 +49,13 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopFlag]:
-    """Turn SIGINT and SIGTERM into a flag that the loop reads between steps. Outside the main thread: no handlers."""
+    """Turn SIGINT, SIGTERM and SIGHUP (a closed terminal) into a flag that the loop reads between steps.
+
+    Outside the main thread: no handlers.
+    """
     flag = StopFlag()
-    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    signals = wanted if threading.current_thread() is threading.main_thread() else []
     before = {s: signal.signal(s, flag) for s in signals}
     try:
         yield flag
@@ -84,7 +89,8 @@ class Trainer:
         try:
             # The signals stay caught to the end: one that comes late must not cost what was trained.
             with stop_on_signal() as stop:
-                interrupted = self._loop(stop)
+                with self._saved_on_failure():
+                    interrupted = self._loop(stop)
                 save_model(self.model, self.folder.root)
                 self.data.tokenizer.save(self.folder.tokenizer)
                 if not self.evaluations or self.evaluations[-1].step < len(self.history):
@@ -94,6 +100,37 @@ class Trainer:
         finally:
             self.sinks.close()
         return summary
+
+    @contextmanager
+    def _saved_on_failure(self) -> Iterator[None]:
+        """Where memory or disk runs out: keep what was trained, and say what to do. Raises RunError."""
+        try:
+            yield
+        except (OSError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not is_out_of_memory(error):
+                raise
+            if not self.history:
+                self.folder.discard()
+            raise RunError(f"{self._failure(error)} {self._rescue()}") from error
+
+    def _failure(self, error: BaseException) -> str:
+        if isinstance(error, OSError):
+            return f"{self.folder.root} cannot be written: {error.strerror or error}. Free some space there."
+        micro = self.config.train.effective_micro_batch_size
+        advice = "Try a smaller model, or shorter sequences."
+        if micro > 1:
+            smaller = max(n for n in range(1, micro) if self.config.train.batch_size % n == 0)
+            advice = f"Try --set train.micro_batch_size={smaller}, which keeps the batch size."
+        return f"Out of memory at step {len(self.history) + 1}, in a micro-batch of {micro} sequences. {advice}"
+
+    def _rescue(self) -> str:
+        if not self.history:
+            return "Nothing was trained, and no folder is left."
+        try:
+            save_model(self.model, self.folder.root)
+        except CheckpointError as error:
+            return str(error)
+        return f"The weights of step {len(self.history)} are in {self.folder.root}."
 
     def _loop(self, stop: StopFlag) -> bool:
         """Train; True where a signal ended it early."""

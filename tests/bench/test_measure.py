@@ -16,7 +16,7 @@ from colakit.config.load import resolve
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
 from colakit.records import BenchRecord
-from colakit.train.step import TrainStep
+from colakit.train.step import StepResult, TrainStep
 
 CPU = Machine(torch.device("cpu"), torch.float32)
 TINY = ("d_model=24", "n_layers=2", "n_heads=3", "n_kv_heads=3", "d_ff=40", "vocab_size=61", "seq_len=10")
@@ -33,6 +33,7 @@ class Bench:
 
     seconds: list[float] = field(default_factory=lambda: [1.0] * 99)
     error: BaseException | None = None
+    skipped: tuple[int, ...] = ()
     now: float = 1000.0
     steps: list[int] = field(default_factory=list)
     batches: list[Sequence[Batch]] = field(default_factory=list)
@@ -42,7 +43,7 @@ class Bench:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> "Bench":
         monkeypatch.setattr("time.perf_counter", lambda: self.now)
 
-        def call(step: TrainStep, i: int, batches: Sequence[Batch]) -> None:
+        def call(step: TrainStep, i: int, batches: Sequence[Batch]) -> StepResult:
             if self.error is not None:
                 raise self.error
             self.now += self.seconds[len(self.steps)]
@@ -50,6 +51,7 @@ class Bench:
             self.batches.append(batches)
             self.training.append(step.model.training)
             self.made.append(step)
+            return StepResult(loss=1.0, accuracy=0.0, grad_norm=1.0, lr=0.1, tokens=1, skipped=i in self.skipped)
 
         monkeypatch.setattr(TrainStep, "__call__", call)
         return self
@@ -131,6 +133,14 @@ def test_out_of_memory_is_a_record_with_the_reason(monkeypatch: pytest.MonkeyPat
     record = measure(tiny_config("train.batch_size=3"), CPU, 5)
     assert record.reason == "out of memory"
     assert (record.batch_size, record.steps, record.device) == (3, 5, "CPU, float32")
+    assert_no_figures(record)
+
+
+def test_steps_without_their_update_are_not_timed_as_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    Bench(skipped=(WARMUP_STEPS + 1,)).install(monkeypatch)
+    record = measure(tiny_config(), CPU, 3)
+    assert record.reason is not None
+    assert "1 updates skipped" in record.reason
     assert_no_figures(record)
 
 

@@ -86,8 +86,9 @@ def test_a_failed_save_leaves_no_half_a_file(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(model_file, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CheckpointError, match=r"cannot be written.*No space left"):
         save_model(make_model("cola-fan", "train.seed=1"), tmp_path)
+    assert not list(tmp_path.glob("*.partial"))
     assert (path.read_bytes() if path.exists() else None) == before
 
 

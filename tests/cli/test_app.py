@@ -75,6 +75,9 @@ def test_it_runs_as_a_module() -> None:
         (["params", "--set", "model.n_heads=18", "--set", "optim.lr=-1", "--json"], "2 problems in the configuration"),
         (["flops", "--preset", "cola", "--set", "model.d_ff=0"], "model.d_ff = 0"),
         (["presets", "show", "cola", "--set", "data.path=[bold]"], "data.path = '[bold]'"),
+        (["flops", "--preset", "cola", "--set", "model.n_layers=1000000000"], "less than or equal to 1000"),
+        (["params", "-p", "cola", "--set", "model.d_model=999999999"], "less than or equal to 16777216"),
+        (["bench", "--batch-sizes", "2", "--set", "train.batch_size=3"], "Give --batch-sizes instead"),
     ],
 )
 def test_a_wrong_configuration_is_one_message_and_exit_2(colakit: Run, args: list[str], message: str) -> None:
@@ -94,6 +97,8 @@ def test_a_wrong_configuration_is_one_message_and_exit_2(colakit: Run, args: lis
         (["flops", "--n", "-3"], "'--n'"),
         (["flops", "--d-ff", "x"], "'--d-ff'"),
         (["flops", "--r", "1.5"], "'--r'"),
+        (["flops", "--d", "99999999999"], "'--d'"),
+        (["params", "--batch-size", "3"], "counts for --memory only"),
         (["flops", "--r", "768"], "--r 768: must be below --d 768"),
         (["flops", "--d-ff", "100"], "--r 192: must be below --d 768 and --d-ff 100"),
         (["flops", "--preset", "cola", "--batch-size", "0"], "'--batch-size'"),

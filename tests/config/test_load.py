@@ -82,9 +82,9 @@ def test_an_unknown_field_is_refused_with_a_guess(problems_of: ProblemsOf, item:
     assert problem.fix == (f"Did you mean {meant}?" if meant else "`colakit presets show cola` lists every field.")
 
 
-@pytest.mark.parametrize(("item", "meant"), [("modle.d_model=3", "model"), ("optimiser.lr=1.0", "optim")])
+@pytest.mark.parametrize(("item", "meant"), [("modle.d_model=3", "model.d_model"), ("optimiser.lr=1.0", "optim.lr")])
 def test_an_unknown_section_is_refused_with_a_guess(problems_of: ProblemsOf, item: str, meant: str) -> None:
-    assert problems_of(item)[item.partition(".")[0]].fix == f"Did you mean {meant}?"
+    assert problems_of(item)[item.partition("=")[0]].fix == f"Did you mean {meant}?"
 
 
 @pytest.mark.parametrize(("name", "guess"), [("cola-fn", "Did you mean cola-fan"), ("zzz", "`colakit presets` lists")])
@@ -148,13 +148,13 @@ def test_the_presets_name_cannot_be_set(problems_of: ProblemsOf, preset_file: Pr
         ('model.norm="pre"', "pre"),
         ("model.rank=none", None),
         ("model.fan=none", "none"),
-        ("data.cache_dir=none", None),
-        ('data.cache_dir="none"', "none"),
-        ("data.cache_dir=2024", "2024"),
-        ('data.cache_dir="2024"', "2024"),
-        ("data.cache_dir=true", "true"),
-        ("data.cache_dir=[about]", "[about]"),
-        ("data.cache_dir=a=b # c", "a=b # c"),
+        ("data.dataset_config=none", None),
+        ('data.dataset_config="none"', "none"),
+        ("data.dataset_config=2024", "2024"),
+        ('data.dataset_config="2024"', "2024"),
+        ("data.dataset_config=true", "true"),
+        ("data.dataset_config=[about]", "[about]"),
+        ("data.dataset_config=a=b # c", "a=b # c"),
         ("data.tokenizer=none", "none"),
         (" train.seed = 7 ", 7),
     ],
@@ -206,12 +206,18 @@ def test_data_replaces_the_presets_dataset() -> None:
     )
 
 
-@pytest.mark.parametrize("given", ["a.txt", "~/a.txt", "/data/*.txt"])
-def test_the_data_is_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str) -> None:
+@pytest.mark.parametrize("given", ["a.txt", "~/a.txt", "/data/*.txt", "~no-such-user/a"])
+def test_data_and_cache_are_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    expected = {"a.txt": f"{tmp_path}/a.txt", "~/a.txt": "/home/me/a.txt", "/data/*.txt": "/data/*.txt"}
-    assert resolve("cola", data=given).config.data.path == expected[given]
+    expected = {
+        "a.txt": f"{tmp_path}/a.txt",
+        "~/a.txt": "/home/me/a.txt",
+        "/data/*.txt": "/data/*.txt",
+        "~no-such-user/a": f"{tmp_path}/~no-such-user/a",
+    }
+    data = resolve("cola", data=given, sets=[f"data.cache_dir={given}"]).config.data
+    assert data.path == data.cache_dir == expected[given]
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -296,7 +302,7 @@ def test_a_preset_file_needs_no_about(preset_file: PresetFile) -> None:
         ('[about]\nsummary = "x"\n', "about.paper", "required"),
         ("about = 3", "about", "valid dictionary"),
         ("model = 3", "model", "valid dictionary"),
-        ("[modle]\nd_model = 3", "modle", "no such field"),
+        ("[modle]\nd_model = 3", "modle.d_model", "no such field"),
         ("[model.d_model]\na = 1", "model.d_model", "valid integer"),
     ],
 )
@@ -342,3 +348,20 @@ def test_a_saved_configuration_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         from_saved(saved)
     assert {problem.field for problem in caught.value.problems} == {"model.depth", "model.d_model"}
+
+
+def test_smoke_never_enlarges(preset_file: PresetFile) -> None:
+    sizes = (
+        "d_model = 64\nn_layers = 1\nn_heads = 2\nn_kv_heads = 1\nd_ff = 100\nvocab_size = 300\nseq_len = 32\nrank = 9"
+    )
+    path = preset_file(f"[model]\n{sizes}\n[train]\nmax_steps = 7\nbatch_size = 2\neval_every = 3\neval_tokens = 99")
+    config, smoke = resolve(path, data="x").config, resolve(path, smoke_run=True, data="x").config
+    assert smoke.model == config.model
+    for field in ("max_steps", "batch_size", "eval_every", "eval_tokens"):
+        assert getattr(smoke.train, field) == getattr(config.train, field), field
+
+
+def test_a_preset_file_from_notepad_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("\ufeff[train]\nseed = 5\n", encoding="utf-8")
+    assert resolve(str(path)).config.train.seed == 5

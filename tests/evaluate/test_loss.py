@@ -94,3 +94,32 @@ def test_generation_ends_where_a_diverged_model_has_no_probabilities(model: LM) 
     with torch.no_grad():
         model.norm.weight.fill_(float("nan"))
     assert generate(model, [3, 5], 4, CPU, n_ids=VOCAB, temperature=1.0, seed=0) == []
+
+
+def test_a_higher_temperature_is_more_random(model: LM) -> None:
+    def different(temperature: float) -> int:
+        samples = [generate(model, [3], 8, CPU, n_ids=VOCAB, temperature=temperature, seed=s) for s in range(6)]
+        return len({tuple(ids) for ids in samples})
+
+    assert different(1e-3) == 1
+    assert different(50.0) == 6
+
+
+def test_generation_sees_the_last_seq_len_tokens(model: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows: list[list[int]] = []
+    hidden = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda tokens: (windows.append(tokens[0].tolist()), hidden(tokens))[1])
+    length = model.config.seq_len
+    prompt = [i % VOCAB for i in range(length)]
+    ids = generate(model, prompt, 3, CPU, n_ids=VOCAB, temperature=1.0, seed=0)
+    whole = prompt + ids
+    assert windows == [whole[n : n + length] for n in range(3)]
+
+
+def test_gzip_is_at_its_best() -> None:
+    """Level 9 finds the far repetition of 20,000 random letters; level 1 looks less far."""
+    letters = torch.randint(4, (2, 700), generator=torch.Generator().manual_seed(0)).repeat(1, 30)
+    batch = Batch(tokens=letters, targets=letters)
+    text = b"".join(TOKEN_BYTES[i] for i in letters.flatten().tolist())
+    best, fast = (8 * len(gzip.compress(text, level, mtime=0)) / len(text) for level in (9, 1))
+    assert gzip_bits_per_byte([batch], TOKEN_BYTES) == best != fast

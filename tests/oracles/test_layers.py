@@ -190,7 +190,7 @@ def test_rope_turns_pairs_half_a_head_apart() -> None:
 
 
 def test_rope_tables_are_exact_to_float32() -> None:
-    """At position 1000 angles computed in float32 would be off by some 6e-5; the tables are rounded once."""
+    """At position 1000 angles computed in float32 would be off by some 1e-5; the tables are rounded once."""
     rotary = Rotary(64, seq_len=1024, theta=10_000.0)
     for i in range(32):
         for t in (1, 17, 1000, 1023):

@@ -128,4 +128,9 @@ def test_brackets_are_printed_as_they_stand(shown, capsys: pytest.CaptureFixture
     assert lines[0].startswith("[bold]: [/x], attention sdpa")
     assert lines[-1].endswith("[/red] gone")
     stdout_console().print(sample_text(dataclasses.replace(SUMMARY, prompt="x[red]", sample="[/b]y")))
-    assert capsys.readouterr().out == "sample\nx[red][/b]y\n"
+    assert capsys.readouterr().out == "prompt\nx[red]\nsample\n[/b]y\n"
+
+
+def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    stdout_console().print(sample_text(dataclasses.replace(SUMMARY, prompt="a\x1b[2J b\n", sample="naïve ✓\x00")))
+    assert capsys.readouterr().out == "prompt\na\\x1b[2J b\n\nsample\nnaïve ✓\\x00\n"

@@ -88,8 +88,20 @@ def test_sinks_that_fail_leave_no_folder(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        create_run(tmp_path / "run", CONFIG, DATA, interrupted)
-    assert not (tmp_path / "run").exists()
+        create_run(tmp_path / "a" / "b" / "run", CONFIG, DATA, interrupted)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
+    def fails(folder: RunFolder) -> None:
+        folder.tensorboard.mkdir()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "mine").mkdir()
+    for out in (tmp_path / "mine", tmp_path / "mine" / "new"):
+        with pytest.raises(RunError):
+            create_run(out, CONFIG, DATA, fails)
+        assert list((tmp_path / "mine").iterdir()) == []
 
 
 def test_a_name_no_folder_can_have_is_refused(tmp_path: Path) -> None:

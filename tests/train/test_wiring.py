@@ -26,6 +26,7 @@ from colakit.evaluate.generate import generate
 from colakit.evaluate.loss import gzip_bits_per_byte
 from colakit.loss import IGNORE, LossSums, loss_sums
 from colakit.records import EvalRecord, RunSummary, StepRecord
+from colakit.report.tables import RunConsole
 from colakit.train.sinks import ConsoleSink, JsonlSink, SinkSet, TensorBoardSink
 from colakit.train.step import TrainStep
 from colakit.train.trainer import Trainer
@@ -351,3 +352,25 @@ def test_rates_are_over_twenty_steps_and_no_line_is_broken_in_a_narrow_pipe() ->
         sink.step(replace(STEP, step=step, step_ms=step_ms, nan_count=1))
     line = "step 24/40  loss 2.500  2.00 it/s  8,000 tokens/s  1 skipped  ETA 8 s"
     assert stream.getvalue().splitlines()[-1] == line
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = io.StringIO()
+    sink = ConsoleSink(Console(file=stream, force_terminal=True, width=100), max_steps=40)
+    sink.step(replace(STEP, step=1))
+    sink.close()
+    assert stream.getvalue().startswith("step 1/40  loss 2.500")
+
+
+class GonePipe(io.StringIO):
+    def write(self, _: str) -> int:
+        raise BrokenPipeError
+
+
+def test_a_run_goes_on_when_nobody_reads_it() -> None:
+    sink = ConsoleSink(RunConsole(file=GonePipe()), max_steps=3)
+    for step in (1, 2, 3):
+        sink.step(replace(STEP, step=step))
+    sink.evaluation(EVALUATION)
+    sink.close()
