@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from colakit.cli import options
+from colakit.config.fields import known_fields
 from colakit.config.load import Resolved, resolve
 from colakit.config.presets import load_preset, preset_names
 from colakit.report.tables import add_name_column, add_text_column, new_table, print_json, print_note, print_table
@@ -58,7 +59,7 @@ def show(
         table.add_row(field, as_set_takes_it(value), resolved.origins[field])
     print_note(f"{about.summary} (paper: {about.paper})")
     print_table(table)
-    for note in resolved.notes:
+    for note in (*resolved.notes, *_unset_notes(values)):
         print_note(note)
 
 
@@ -66,6 +67,13 @@ def _values(resolved: Resolved) -> dict[str, object]:
     """Dotted field → resolved value."""
     sections = resolved.config.model_dump(exclude={"preset"})
     return {f"{section}.{key}": value for section, fields in sections.items() for key, value in fields.items()}
+
+
+def _unset_notes(values: dict[str, object]) -> list[str]:
+    """What an unset field stands for, where its description says so."""
+    described = ((field, known_fields()[field].description or "") for field, value in values.items() if value is None)
+    meanings = ((field, text.partition("unset: ")[2]) for field, text in described)
+    return [f"{field} is unset: {meaning}." for field, meaning in meanings if meaning]
 
 
 def as_set_takes_it(value: object) -> str:

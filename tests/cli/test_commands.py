@@ -90,6 +90,8 @@ def test_show_prints_every_field_with_its_origin(colakit: Run) -> None:
     assert shown["model.tie_embeddings"] == ["false", "default"]
     assert shown["model.qkv_norm"] == ["rms", "derived"]
     assert "optim.warmup_steps is 5 instead of 2000" in outcome.out
+    assert "data.cache_dir is unset: the user's cache folder." in outcome.out
+    assert "model.rank is unset: d_in // 4 per layer." in colakit("presets", "show", "cola").out
 
 
 def test_show_prints_markup_in_a_preset_as_it_is(colakit: Run, tmp_path: Path) -> None:
