@@ -17,6 +17,7 @@ from colakit.cli import presets
 from colakit.cli.bench import bench
 from colakit.cli.evaluate import evaluate
 from colakit.cli.flops import flops
+from colakit.cli.paper import paper
 from colakit.cli.params import params
 from colakit.cli.train import train
 from colakit.errors import ColakitError
@@ -52,6 +53,7 @@ app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(flops)
 app.command()(params)
+app.command()(paper)
 app.add_typer(presets.app, name="presets")  # a group: Typer lists groups after all plain commands
 
 

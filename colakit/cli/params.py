@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from colakit.analysis.contradictions import contradiction_of
 from colakit.analysis.inventory import group_of, parameters
 from colakit.analysis.memory import memory_ledger
 from colakit.analysis.params import count_params, non_embedding_params, total_params
@@ -91,7 +92,7 @@ def _claim(name: str, model: ModelConfig) -> tuple[ParamClaim | None, str | None
     if printed is None:
         return None, "the paper prints no figure for this preset"
     value = round(printed.value * _MILLION)
-    return ParamClaim(value, printed.table, total_params(model) / value - 1.0, printed.contradiction), None
+    return ParamClaim(value, printed.table, total_params(model) / value - 1.0, contradiction_of(printed)), None
 
 
 def _routing(config: RunConfig) -> tuple[RoutedParam, ...]:

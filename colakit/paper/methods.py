@@ -1,0 +1,133 @@
+"""How each kind of printed figure is measured here: a command line, or why there is none.
+
+The one place to extend when the command line learns something: what it still lacks stands here as `Method.obstacle`.
+"""
+
+from dataclasses import dataclass
+
+TABLE_3_BATCHES = (4, 8, 16, 32, 64, 128)
+"""The batch sizes of Table 3."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to measure a figure, or the reason why there is none."""
+
+    line: str | None
+    """The command line; by the tool's design only, where there is an `obstacle`."""
+    obstacle: str | None = None
+    """What keeps it from being measured."""
+
+    @property
+    def command(self) -> str | None:
+        """The command line, where it can be run as it stands."""
+        return self.line if self.obstacle is None else None
+
+    @property
+    def untestable(self) -> str | None:
+        """Why there is no command to run; "yet" where the tool's design has one."""
+        if self.obstacle is None:
+            return None
+        when = "not testable here" if self.line is None else "not testable here yet"
+        return f"{when}: {self.obstacle}"
+
+
+NO_HUB = (
+    "the preset's data, FineWeb-Edu, is not read from the hub yet; rows can be compared on other text with "
+    "--set data.source=stdlib"
+)
+NO_MAX_BATCH = "`colakit bench` has no --max-batch"
+NO_SPECTRUM = "`colakit eval` has no --spectrum"
+NO_NPROC = "`colakit train` has no --nproc"
+
+PLANNED_OPTIONS = {
+    NO_MAX_BATCH: ("bench", "--max-batch"),
+    NO_SPECTRUM: ("eval", "--spectrum"),
+    NO_NPROC: ("train", "--nproc"),
+}
+"""The obstacles that are a missing option: its command and name. A test fails once the option exists."""
+
+
+def _untestable(reason: str) -> Method:
+    return Method(None, reason)
+
+
+OTHER_PAPER = _untestable("a figure of another paper, not of these experiments")
+DEFINITION = _untestable("a definition, which the implementation follows")
+STATEMENT = _untestable("a statement without a figure")
+NOT_PRINTED = _untestable("the paper prints no figure")
+UNNAMED_RUN = _untestable("a run whose model the paper does not name")
+BUDGET = _untestable("a setting of one run of the paper, not a result")
+CURVE = _untestable("read off a smoothed curve, by a rule that the paper does not give")
+DERIVED = _untestable("a comparison of printed figures, each of which has its own command")
+TOTAL_TIME = _untestable("a time on the paper's RTX 4090; the speed behind it has its own command")
+
+NO_GPU_UTIL = Method("colakit bench", "`colakit bench` does not record GPU utilisation")
+NO_BANDWIDTH = Method("colakit bench", "`colakit bench` does not record memory bandwidth")
+NO_FORWARD_TIME = Method("colakit bench", "`colakit bench` times whole steps, not the forward pass alone")
+NO_TRAFFIC = Method("colakit train --nproc 2", f"{NO_NPROC}, and nothing counts what processes send")
+
+
+def params(preset: str) -> Method:
+    """Counts parameters."""
+    return Method(f"colakit params --preset {preset}")
+
+
+def params_of(*presets: str) -> Method:
+    """Counts the parameters of several presets beside each other."""
+    return Method("colakit params " + " ".join(f"--preset {preset}" for preset in presets))
+
+
+def memory(preset: str, batch_size: int = 16) -> Method:
+    """Counts what a training step holds: weights, gradients, optimizer state and activations."""
+    return Method(f"colakit params --preset {preset} --memory --batch-size {batch_size}")
+
+
+def bench(preset: str, batch_size: int = 16) -> Method:
+    """Times a step: it/s, examples/s, tokens/s, ms per step and, on a GPU, peak memory."""
+    return Method(f"colakit bench --preset {preset} --batch-sizes {batch_size}")
+
+
+def bench_both(first: str, second: str, batch_size: int = 16) -> Method:
+    """Times the steps of two presets one after the other; `second` may carry options."""
+    return Method(f"{bench(first, batch_size).line} && {bench(second, batch_size).line}")
+
+
+def batch_study(preset: str) -> Method:
+    """Times the batch sizes of Table 3."""
+    return Method(f"colakit bench --preset {preset} --batch-sizes {','.join(map(str, TABLE_3_BATCHES))}")
+
+
+def max_batch(preset: str) -> Method:
+    """Searches for the largest batch that fits."""
+    return Method(f"colakit bench --preset {preset} --max-batch", NO_MAX_BATCH)
+
+
+def train(preset: str) -> Method:
+    """Trains the preset on its own data; losses, accuracy and skipped steps are in the run's summary."""
+    return Method(f"colakit train --preset {preset}", NO_HUB)
+
+
+def train_both(first: str, second: str) -> Method:
+    """Trains two presets; `second` may carry options."""
+    return Method(f"colakit train --preset {first} && colakit train --preset {second}", NO_HUB)
+
+
+def train_ddp(preset: str) -> Method:
+    """Trains on two GPUs."""
+    return Method(f"colakit train --preset {preset} --nproc 2", NO_NPROC)
+
+
+def spectrum() -> Method:
+    """Singular values of a saved run's activations."""
+    return Method("colakit eval RUN --spectrum", NO_SPECTRUM)
+
+
+def shows(preset: str) -> Method:
+    """Shows the resolved setting that this preset uses."""
+    return Method(f"colakit presets show {preset}")
+
+
+def flops(*, d: int, r: int) -> Method:
+    """Counts Table 6."""
+    return Method(f"colakit flops --d {d} --r {r}")
