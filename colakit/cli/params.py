@@ -21,6 +21,10 @@ from colakit.report.tables import print_json, print_note, print_table
 
 _MILLION = 1e6
 
+_COUNTED_AS = {"cola-m": "cola-smollm2", "cola-fan-atf": "cola-fan"}
+"""Presets without a row of their own: CoLA-M (§5.5) is the same model, and for FANformer the paper prints one count,
+whichever way it enters the attention (§2.3.3)."""
+
 
 def params(
     preset: options.Presets = None,
@@ -88,7 +92,7 @@ def _claim(name: str, model: ModelConfig) -> tuple[ParamClaim | None, str | None
         return None, "a preset file of your own"
     if count_params(model) != count_params(resolve(name).config.model):
         return None, "--smoke or --set changed the preset's size"
-    printed = claim(name, "parameters")
+    printed = claim(_COUNTED_AS.get(name, name), "parameters")
     if printed is None:
         return None, "the paper prints no figure for this preset"
     value = round(printed.value * _MILLION)

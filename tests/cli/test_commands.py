@@ -148,6 +148,8 @@ def test_params_of_all_presets(colakit: Run) -> None:
     assert rows["original"][-5:] == ["234.54", "156.21", "236M", "-0.6", "%"]
     assert rows["cola"][-3:] == ["156M*", "-10.8", "%"]
     assert rows["cola-fan-atf"][5] == "6.02"
+    assert rows["cola-fan-atf"][-3:] == ["92.2M", "+2.4", "%"]
+    assert rows["cola-m"][-3:] == ["86.2M", "+2.5", "%"]
     assert out.count("* cola: the printed figure cannot be met") == 1
 
 
