@@ -1,9 +1,11 @@
 """The tables of ``colakit flops``: Table 6 three ways, one optimizer step by component, and its growth."""
 
+import re
 from collections.abc import Sequence
 
 from rich.table import Table
 
+from colakit.analysis.table6 import TRAINING
 from colakit.records import FlopRecord, Table6Component, Table6Record
 from colakit.report.tables import add_name_column, add_number_column, new_table
 from colakit.units import human_count
@@ -47,9 +49,14 @@ def _table6_row(c: Table6Component) -> tuple[str, ...]:
         f"{c.paper_ratio:.3f}",
         cell(c.cola_formula, c.cola_forward),
         f"{c.ratio:.3f}",
-        human_count(c.dense_training),
-        human_count(c.cola_training),
+        cell(_in_training(c.dense_formula), c.dense_training),
+        cell(_in_training(c.cola_formula), c.cola_training),
     )
+
+
+def _in_training(formula: str) -> str:
+    """6nd² → 18nd²: forward and backward are three times the forward pass."""
+    return re.sub(r"^\d+", lambda factor: str(TRAINING * int(factor.group())), formula)
 
 
 def table6_notes(record: Table6Record) -> list[str]:
@@ -73,9 +80,11 @@ def step_table(record: FlopRecord) -> Table:
         again = f"{c.recompute:,}" if c.recompute else "–"
         table.add_row(c.name, f"{c.forward:,}", f"{c.training:,}", f"{c.training // record.tokens:,}", share, again)
     table.add_section()
+    causal = record.causal_attention_product
     rows = {
         "model FLOPs": (f"{record.forward:,}", record.model_flops),
-        "… causal attention": ("", record.causal_model_flops),
+        "causal attention_product": (f"{causal:,}", TRAINING * causal),
+        "model FLOPs with it": ("", record.causal_model_flops),
         "recompute": ("", record.recompute),
         "Newton–Schulz": ("", record.newton_schulz),
         "hardware FLOPs": ("", record.hardware_flops),
@@ -127,7 +136,7 @@ def step_notes(records: Sequence[FlopRecord]) -> list[str]:
     ]
     return [
         *notes,
-        "The attention product counts all n² pairs, in its row and in the model FLOPs; the causal line counts the "
+        "The attention product counts all n² pairs, in its row and in the model FLOPs; the causal lines count the "
         "lower triangle alone. Model FLOPs are what MFU takes; hardware FLOPs add recompute (CoLA-M, a loss in chunks) "
         "and Newton–Schulz, once a step. A fused attention kernel's own recompute is not in them.",
         _COUNTED,

@@ -20,7 +20,11 @@ COUNTING = [
     ["--version"],
     ["flops"],
     ["flops", "--preset", "cola", "--json"],
+    ["flops", "--preset", "cola", "--preset", "cola-m"],
     ["params"],
+    ["params", "--preset", "cola-m", "--memory", "--routing"],
+    ["paper"],
+    ["paper", "text", "--json"],
     ["presets"],
     ["presets", "show", "cola", "--smoke"],
 ]

@@ -228,7 +228,7 @@ def test_flops_prints_table_6_three_ways(colakit: Run) -> None:
     rows = {line.split("  ")[0].strip(): line.split("  ") for line in out.splitlines()}
     cells = {name: [cell.strip() for cell in row[1:] if cell.strip()] for name, row in rows.items()}
     assert cells["attention Q, K, V"] == [
-        *("6nd² = 3.62G", "48ndr = 7.25G*", "2.000", "12ndr = 1.81G", "0.500", "10.9G", "5.44G")
+        *("6nd² = 3.62G", "48ndr = 7.25G*", "2.000", "12ndr = 1.81G", "0.500", "18nd² = 10.9G", "36ndr = 5.44G")
     ]
     assert cells["feed-forward"][2:5] == ["1.031", "6nr(d+d_ff) = 3.32G", "0.344"]
     assert cells["total"] == ["17.7G", "22.9G*", "1.290", "8.96G", "0.506", "53.2G", "26.9G"]
