@@ -11,7 +11,7 @@ from colakit.config.schema import RunConfig
 _MODEL = {"n_layers": 4, "d_ff": 704, "vocab_size": 4096, "seq_len": 256}
 _WIDTH = {"d_model": 256, "n_heads": 4, "n_kv_heads": 2}
 _RANK = 64
-_TRAIN = {"max_steps": 300, "batch_size": 8, "eval_every": 60, "eval_tokens": 65_536}
+_TRAIN = {"max_steps": 300, "batch_size": 8, "eval_every": 60, "eval_tokens": 32_768}
 
 
 def overlay(config: RunConfig) -> dict[str, dict[str, Any]]:  # Any: TOML values

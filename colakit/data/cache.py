@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from colakit.config.schema import DataConfig
+from colakit.data.paths import user_path
 from colakit.errors import DataError
 
 _TEMP_PREFIX = ".unfinished-"
@@ -15,22 +16,25 @@ _ABANDONED_AFTER_S = 24 * 3600.0
 
 
 def cache_root(config: DataConfig) -> Path:
-    """``data.cache_dir``, or ``$XDG_CACHE_HOME/colakit``, or ``~/.cache/colakit``; it need not exist."""
+    """``data.cache_dir``, or ``$XDG_CACHE_HOME/colakit``, or ``~/.cache/colakit``; it need not exist.
+
+    Raises DataError where there is no home folder to put it in.
+    """
     if config.cache_dir is not None:
-        return Path(config.cache_dir).expanduser()
+        return user_path(config.cache_dir, "data.cache_dir")
     home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "colakit"
+    return (Path(home) if home else user_path("~/.cache", "data.cache_dir")) / "colakit"
 
 
 def cached_folder(folder: Path, write: Callable[[Path], None]) -> Path:
     """`folder`, filled by `write` if it is not there yet.
 
     `write` fills a temporary neighbour that is renamed when it is complete: a reader, a second process or a kill
-    never meets half a folder. Raises DataError where the cache cannot be written.
+    never meets half a folder. Raises DataError where the cache cannot be read or written.
     """
-    if folder.is_dir():
-        return folder
     try:
+        if folder.is_dir():
+            return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent)
         with tempfile.TemporaryDirectory(prefix=_TEMP_PREFIX, dir=folder.parent, ignore_cleanup_errors=True) as temp:
@@ -40,8 +44,8 @@ def cached_folder(folder: Path, write: Callable[[Path], None]) -> Path:
             _publish(work, folder)
     except OSError as error:
         raise DataError(
-            f"the cache folder {folder.parent} cannot be written: {error.strerror or error}. Free some space there, or "
-            "choose another place with --set data.cache_dir=PATH."
+            f"the cache folder {folder.parent} cannot be read or written: {error.strerror or error}. Give it room and "
+            "permissions, or choose another place with --set data.cache_dir=PATH."
         ) from error
     return folder
 
@@ -58,7 +62,8 @@ def _sweep(parent: Path) -> None:
     """Remove what killed processes left behind."""
     for path in parent.glob(f"{_TEMP_PREFIX}*"):
         try:
-            age_s = time.time() - path.stat().st_mtime
+            # A long write leaves the outer folder as it was: the newest of all that is inside tells whether it goes on.
+            age_s = time.time() - max(part.stat().st_mtime for part in (path, *path.rglob("*")))
         except FileNotFoundError:
             continue  # its owner has just finished
         if age_s > _ABANDONED_AFTER_S:

@@ -20,8 +20,10 @@ _SKIPPED_FOLDERS = frozenset(
 _SKIPPED_FILES = frozenset({"pydoc_data/topics.py"})
 # Written by the build, with this machine's paths in them.
 _GENERATED_PREFIXES = ("_sysconfigdata", "config-")
-# Its code tables are generated from one template: apart, they would put near-copies of training text into held-out.
-_ONE_GROUP = "encodings"
+# One group each, since their members repeat each other and would put training text into held-out: the code tables
+# come from one template, and many topics are whole inside another.
+_CODE_TABLES = "encodings"
+_TOPICS = "topics"
 
 
 def stdlib_root() -> Path:
@@ -66,7 +68,7 @@ def _is_skipped(name: str) -> bool:
 
 def _module_id(relative: str) -> str:
     folder, _, name = relative.rpartition("/")
-    return f"{folder}#{name}" if folder == _ONE_GROUP else relative
+    return f"{folder}#{name}" if folder == _CODE_TABLES else relative
 
 
 def _topics() -> Iterator[Document]:
@@ -76,4 +78,4 @@ def _topics() -> Iterator[Document]:
         return  # some distributions package the topics apart; the modules alone are a corpus
     for name in sorted(topics):
         if topics[name].strip():
-            yield Document(topics[name], f"topics/{name}")
+            yield Document(topics[name], f"{_TOPICS}#{name}")

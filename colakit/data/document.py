@@ -11,8 +11,13 @@ class Document:
     id: str | None = None
 
     @property
+    def words(self) -> str:
+        """The text with one space for each run of white space: equal for copies that differ in line ends or layout."""
+        return " ".join(self.text.split())
+
+    @property
     def group(self) -> str:
-        """The part of `id` before ``#`` where there is one, else the text itself: `book#3` belongs to `book`."""
+        """The part of `id` before ``#`` where there is one, else `words`: `book#3` belongs to `book`."""
         if self.id is not None and "#" in self.id:
             return self.id.partition("#")[0]
-        return self.text
+        return self.words

@@ -3,15 +3,21 @@
 import difflib
 import glob
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from colakit.data.lines import looks_like_text
+from colakit.data.paths import user_path
+from colakit.data.walk import walk
 from colakit.errors import DataError
 
 ENDINGS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 _SUPPORTED = f"colakit reads {', '.join(ENDINGS[:-1])} and {ENDINGS[-1]}"
+# Text to the eye, but made of records: as plain text, their syntax would be learned along.
+_RECORDS = frozenset({".csv", ".json", ".ndjson", ".tsv"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,45 +27,51 @@ class SourceFile:
     path: Path
     name: str
     ending: str
+    """The member of `ENDINGS` that says how it is read."""
+    n_bytes: int
 
 
 def find_files(pattern: str) -> list[SourceFile]:
-    """The supported files that `pattern` names, sorted by name. Hidden files and folders are left out.
+    """The files that `pattern` names, sorted by name: one of any ending, of a folder or glob those of `ENDINGS`.
 
     Raises DataError where nothing is there, or nothing that can be read.
     """
-    path = Path(pattern).expanduser()
+    path = user_path(pattern, "data.path")
     try:
         if path.is_dir():
-            return _supported(_walk(path), path, asked=f"the folder {path}")
+            return _supported(walk(path), path, asked=f"the folder {path}")
         if path.exists():
-            return _supported([path], path.parent, asked=str(path))
+            return [_named(path)]
         if glob.has_magic(pattern):
-            return _matches(str(path))
+            return _matches(path)
+        raise DataError(f"data.path = {pattern!r}: there is no such file or folder.{_did_you_mean(path)}")
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
-    raise DataError(f"data.path = {pattern!r}: there is no such file or folder.{_did_you_mean(path)}")
-
-
-def _matches(pattern: str) -> list[SourceFile]:
-    found = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207  Path.glob takes no absolute pattern
-    files = [path for path in found if path.is_file()]
-    if not files:
         raise DataError(
-            f"data.path = {pattern!r}: no file matches. ** matches folders at any depth; quote a glob so that the "
+            f"{error.filename or path} cannot be read: {error.strerror}. Check the path and its permissions."
+        ) from error
+
+
+def _named(path: Path) -> SourceFile:
+    """The file that the user named itself: plain text, whatever its ending, where no other reader is meant."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path} is a pipe or a device, which cannot be read again. Write its text into a file first.")
+    ending = _ending(path)
+    if ending is None and (path.suffix.lower() in _RECORDS or not looks_like_text(path)):
+        raise DataError(f"{path} is not plain text. {_SUPPORTED}; if it is plain text all the same, name it .txt.")
+    return SourceFile(path, _name(path, path.parent), ending or ".txt", status.st_size)
+
+
+def _matches(pattern: Path) -> list[SourceFile]:
+    level = next(level for level, part in enumerate(pattern.parts) if glob.has_magic(part))
+    folder = Path(*pattern.parts[:level])
+    paths = walk(folder, pattern.parts[level:])
+    if not paths:
+        raise DataError(
+            f"data.path = {str(pattern)!r}: no file matches. ** matches folders at any depth; quote a glob so that the "
             "shell leaves it alone."
         )
-    root = Path(os.path.commonpath([path.parent for path in files]))
-    return _supported(files, root, asked=f"what matches {pattern}")
-
-
-def _walk(root: Path) -> Iterable[Path]:
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for folder, subfolders, names in os.walk(root, onerror=refuse):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        yield from (Path(folder) / name for name in names if not name.startswith("."))
+    return _supported(paths, folder, asked=f"what matches {pattern}")
 
 
 def _supported(paths: Iterable[Path], root: Path, *, asked: str) -> list[SourceFile]:
@@ -69,8 +81,10 @@ def _supported(paths: Iterable[Path], root: Path, *, asked: str) -> list[SourceF
         ending = _ending(path)
         if ending is None:
             others[path.suffix or "no ending"] += 1
+        elif stat.S_ISREG((status := path.stat()).st_mode):
+            files.append(SourceFile(path, _name(path, root), ending, status.st_size))
         else:
-            files.append(SourceFile(path, path.relative_to(root).as_posix(), ending))
+            others["pipe or device"] += 1
     if not files:
         held = ", ".join(f"{count} × {ending}" for ending, count in others.most_common(4)) or "no file at all"
         raise DataError(
@@ -78,6 +92,15 @@ def _supported(paths: Iterable[Path], root: Path, *, asked: str) -> list[SourceF
             "rename plain text to .txt."
         )
     return sorted(files, key=lambda file: file.name)
+
+
+def _name(path: Path, root: Path) -> str:
+    name = path.relative_to(root).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the file name {os.fsencode(name)!r} in {root} is not UTF-8. Rename the file.") from error
+    return name
 
 
 def _ending(path: Path) -> str | None:

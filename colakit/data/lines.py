@@ -14,6 +14,7 @@ MIN_CHUNK_BYTES = 8 * 1024
 MAX_CHUNK_BYTES = 16 * 1024
 MAX_LINE_CHARS = 16 * 1024
 _BOM = b"\xef\xbb\xbf"
+_HEAD_BYTES = 64 * 1024
 
 
 def read_txt(path: Path, name: str | None) -> Iterator[Document]:
@@ -62,6 +63,17 @@ def read_lines(path: Path) -> Iterator[str]:
         raise DataError(f"{path} is empty. Remove it, or fetch it again if it should hold text.")
 
 
+def looks_like_text(path: Path) -> bool:
+    """Whether the beginning of `path` is free of what only binary files hold. Raises OSError where it is unreadable."""
+    with path.open("rb") as handle:
+        return not _has_controls(handle.read(_HEAD_BYTES))
+
+
+def _has_controls(raw: bytes) -> bool:
+    """Whether there are control characters that no text has."""
+    return any(byte < 9 or 13 < byte < 27 for byte in raw)
+
+
 def _open(path: Path) -> IO[bytes]:
     # cast: a GzipFile reads like any binary file, but typeshed does not call it an IO[bytes]
     return cast(IO[bytes], gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
@@ -76,7 +88,7 @@ def _decode(raw: bytes, path: Path, number: int) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        if any(byte < 9 or 13 < byte < 27 for byte in raw):  # control characters that no text has
+        if _has_controls(raw):
             raise DataError(f"{path}, line {number}: a binary file, not text. Leave it out.") from error
         raise DataError(
             f"{path}, line {number}: byte 0x{raw[error.start]:02x} is not UTF-8. Convert the file, for instance with "

@@ -5,6 +5,7 @@ more, is what the cache saves. Documents stream through and are not kept in memo
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,13 @@ from colakit.data.cache import cache_root, cached_folder
 from colakit.data.document import Document
 from colakit.data.packing import pack
 from colakit.data.pretrained import check_tokenizer, load_tokenizer
-from colakit.data.sources import check_source, read_documents
+from colakit.data.sources import check_source, read_documents, source_name
 from colakit.data.split import Side, Split, split_documents
 from colakit.data.tokenizer import Tokenizer, read_tokenizer
 from colakit.errors import ConfigError, DataError, Problem
+from colakit.units import human_count
+
+log = logging.getLogger(__name__)
 
 PACKING_VERSION = 1
 """Part of the fingerprint: raise it when the same documents would give other blocks."""
@@ -87,7 +91,7 @@ def prepare(config: DataConfig, *, seq_len: int, vocab_size: int) -> PreparedDat
     tokenizer = None if config.tokenizer == "bpe" else load_tokenizer(config.tokenizer)
     if tokenizer is not None:
         _check_vocab(tokenizer, vocab_size)
-    split = split_documents(read_documents(config), config.val_fraction)
+    split = split_documents(read_documents(config), config.val_fraction, source=source_name(config))
     if tokenizer is None:
         tokenizer = _trained_bpe(config, split, vocab_size)
         _check_vocab(tokenizer, vocab_size)
@@ -115,6 +119,7 @@ def _trained_bpe(config: DataConfig, split: Split, vocab_size: int) -> Tokenizer
     """A BPE of the training documents alone: what is held out must not shape its tokens."""
 
     def write(folder: Path) -> None:
+        log.info("Preparing data: training a tokenizer of %d tokens on %s …", vocab_size, _extent(split))
         train_bpe((document.text for document in _side(config, split, Side.TRAIN)), vocab_size).save(folder)
 
     key = _key(split.fingerprint, vocab_size, TRAINER_VERSION)
@@ -124,10 +129,15 @@ def _trained_bpe(config: DataConfig, split: Split, vocab_size: int) -> Tokenizer
 
 def _blocks_writer(config: DataConfig, split: Split, tokenizer: Tokenizer, seq_len: int) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
+        log.info("Preparing data: tokenising %s …", _extent(split))
         for side in (Side.TRAIN, Side.HELD_OUT):
             write_blocks(_path(folder, side), _blocks(_side(config, split, side), tokenizer, seq_len), seq_len)
 
     return write
+
+
+def _extent(split: Split) -> str:
+    return f"{split.documents + split.held_out_documents} documents, {human_count(split.text_bytes)}B of text"
 
 
 def _blocks(documents: Iterator[Document], tokenizer: Tokenizer, seq_len: int) -> Iterator[NDArray[np.int32]]:

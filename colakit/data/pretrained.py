@@ -4,8 +4,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from colakit.data.paths import user_path
 from colakit.data.tokenizer import Tokenizer, read_tokenizer
 from colakit.errors import DataError
+
+_ADVICE = "Give a folder with a tokenizer.json, a hub name such as HuggingFaceTB/SmolLM2-135M, or bpe."
 
 
 def load_tokenizer(name_or_path: str) -> Tokenizer:
@@ -14,17 +17,23 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
     Raises DataError where there is none, or where the hub cannot be reached.
     """
     check_tokenizer(name_or_path)
-    path = Path(name_or_path).expanduser()
-    return read_tokenizer(path if path.exists() else _hub_file(name_or_path), source=name_or_path)
+    path = _local_path(name_or_path) or _hub_file(name_or_path)
+    return read_tokenizer(path, source=name_or_path)
 
 
 def check_tokenizer(name_or_path: str) -> None:
     """Raise DataError for a path that does not exist; whether the hub has a name is known only by asking it."""
-    if _is_path(name_or_path) and not Path(name_or_path).expanduser().exists():
-        raise DataError(
-            f"data.tokenizer = {name_or_path!r}: there is no such file or folder. Give a folder with a tokenizer.json, "
-            "a hub name such as HuggingFaceTB/SmolLM2-135M, or bpe."
-        )
+    if _local_path(name_or_path) is None and _is_path(name_or_path):
+        raise DataError(f"data.tokenizer = {name_or_path!r}: there is no such file or folder. {_ADVICE}")
+
+
+def _local_path(name: str) -> Path | None:
+    """Where `name` is on disk, None where it is not. Raises DataError where that cannot be found out."""
+    path = user_path(name, "data.tokenizer")
+    try:
+        return path if path.exists() else None
+    except OSError as error:
+        raise DataError(f"data.tokenizer = {name!r} cannot be read: {error.strerror}. {_ADVICE}") from error
 
 
 def _is_path(name: str) -> bool:

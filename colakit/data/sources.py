@@ -1,9 +1,9 @@
 """From `DataConfig` to a stream of documents: which reader a source needs, and what can be checked before reading."""
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 from colakit.config.schema import DataConfig
-from colakit.data.cache import cache_root
 from colakit.data.corpus import read_stdlib, stdlib_root
 from colakit.data.document import Document
 from colakit.data.files import SourceFile, find_files
@@ -11,7 +11,7 @@ from colakit.data.lines import read_jsonl, read_txt
 from colakit.data.tables import read_parquet
 from colakit.errors import DataError
 
-__all__ = ["Document", "check_source", "read_documents"]
+__all__ = ["Document", "check_source", "read_documents", "source_name"]
 
 
 def check_source(config: DataConfig) -> None:
@@ -36,23 +36,30 @@ def read_documents(config: DataConfig) -> Iterator[Document]:
         empty = False
         yield document
     if empty:
-        name = config.path or config.source
-        raise DataError(f"{name} holds no text: every document is blank. Give text with --data PATH.")
+        raise DataError(f"{source_name(config)} holds no text: every document is blank. Give text with --data PATH.")
+
+
+def source_name(config: DataConfig) -> str:
+    """How messages name the source."""
+    return config.path or config.source
 
 
 def _read_files(config: DataConfig) -> Iterator[Document]:
+    """A .txt file is held out as a whole, but one with more bytes than shall be held out at all is cut.
+
+    So a folder of many texts is split between texts, and a few large ones still hold out about `val_fraction`.
+    """
     files = find_files(_required_path(config))
-    n_txt = sum(file.ending == ".txt" for file in files)
+    largest_whole = config.val_fraction * sum(file.n_bytes for file in files)
     for file in files:
-        yield from _read_file(file, config, is_only_txt=n_txt == 1)
+        yield from _read_file(file, is_cut=file.n_bytes > largest_whole)
 
 
-def _read_file(file: SourceFile, config: DataConfig, *, is_only_txt: bool) -> Iterator[Document]:
+def _read_file(file: SourceFile, *, is_cut: bool) -> Iterator[Document]:
     if file.ending == ".txt":
-        # Several files are held out by file; a single one has to be cut, or nothing could be held out.
-        return read_txt(file.path, None if is_only_txt else file.name)
+        return read_txt(file.path, None if is_cut else quote(file.name))  # quoted, since a "#" ends a group's name
     if file.ending == ".parquet":
-        return read_parquet(file.path, cache_root(config) / "datasets")
+        return read_parquet(file.path)
     return read_jsonl(file.path)
 
 

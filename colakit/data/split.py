@@ -1,17 +1,28 @@
 """Which documents are held out, decided by content: the same document falls on the same side in every run and order.
 
-The hash of a document's group, read as a number in [0, 1), is compared with ``val_fraction``. The group with the
-smallest hash is always held out, so that a small corpus has something to evaluate on.
+The hash of a document's group, read as a number in [0, 1), is compared with ``val_fraction``. Sizes matter in two cases
+only: a group of more than half the text is never held out, and where no hash is small enough, one group of at most
+average size is, so that a small corpus has something to evaluate on and n groups hold out at most 1/n of the text.
 """
 
 import hashlib
+import logging
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from colakit.data.document import Document
 from colakit.errors import DataError
+from colakit.units import human_count
+
+log = logging.getLogger(__name__)
+
+_LOPSIDED_SHARE = 0.2
+_LOPSIDED_FACTOR = 5.0
+_ADVICE = "give a .txt longer than 32 KiB, or several documents"
 
 
 class Side(StrEnum):
@@ -42,9 +53,7 @@ class Split:
 
     def side(self, document: Document) -> Side:
         """Where `document` belongs."""
-        if group_hash(document) in self.held_out_groups:
-            return Side.HELD_OUT
-        return Side.DUPLICATE if _text_digest(document) in self.held_out_texts else Side.TRAIN
+        return _side(group_hash(document), _text_digest(document), self.held_out_groups, self.held_out_texts)
 
     def checked(self, documents: Iterable[Document]) -> Iterator[Document]:
         """Pass `documents` on; raise DataError behind the last one where they are not those the split was made from.
@@ -65,37 +74,44 @@ def group_hash(document: Document) -> int:
     return int.from_bytes(hashlib.blake2b(document.group.encode(), digest_size=8).digest(), "big")
 
 
-def split_documents(documents: Iterable[Document], val_fraction: float) -> Split:
+class _Facts(NamedTuple):
+    """What a first pass keeps of a document."""
+
+    group: int
+    text: bytes
+    n_bytes: int
+
+
+def split_documents(documents: Iterable[Document], val_fraction: float, *, source: str = "the data") -> Split:
     """The split of `documents`, from one pass that keeps two hashes of each and no text.
 
-    Raises DataError where one of the sides would be empty.
+    Logs a warning where far more is held out than asked for. Raises DataError, naming `source`, where one of the sides
+    would be empty.
     """
-    groups: list[int] = []
-    texts: list[bytes] = []
-    sizes: list[int] = []
     content = _content_hash()
-    for document in documents:
-        sizes.append(_add(content, document))
-        groups.append(group_hash(document))
-        texts.append(_text_digest(document))
-    held_out_groups = _held_out_groups(groups, val_fraction)
-    is_held_out = [group in held_out_groups for group in groups]
-    held_out_texts = frozenset(text for text, held in zip(texts, is_held_out, strict=True) if held)
-    is_dropped = [not held and text in held_out_texts for text, held in zip(texts, is_held_out, strict=True)]
+    facts = [_Facts(group_hash(document), _text_digest(document), _add(content, document)) for document in documents]
+    held_out_groups = _held_out_groups(facts, val_fraction)
+    held_out_texts = frozenset(fact.text for fact in facts if fact.group in held_out_groups)
+    sides = [_side(fact.group, fact.text, held_out_groups, held_out_texts) for fact in facts]
+    n_documents = Counter(sides)
+    n_bytes: Counter[Side] = Counter()
+    for side, fact in zip(sides, facts, strict=True):
+        n_bytes[side] += fact.n_bytes
     content_digest = content.digest()
     for group in sorted(held_out_groups):
         content.update(struct.pack("<Q", group))
     split = Split(
         held_out_groups=held_out_groups,
         held_out_texts=held_out_texts,
-        documents=len(groups) - sum(is_held_out) - sum(is_dropped),
-        held_out_documents=sum(is_held_out),
-        dropped_documents=sum(is_dropped),
-        text_bytes=sum(size for size, dropped in zip(sizes, is_dropped, strict=True) if not dropped),
+        documents=n_documents[Side.TRAIN],
+        held_out_documents=n_documents[Side.HELD_OUT],
+        dropped_documents=n_documents[Side.DUPLICATE],
+        text_bytes=n_bytes[Side.TRAIN] + n_bytes[Side.HELD_OUT],
         content=content_digest,
         fingerprint=content.hexdigest(),
     )
-    _check_sides(split, n_groups=len(set(groups)), val_fraction=val_fraction)
+    _check_sides(split, n_groups=len({fact.group for fact in facts}), val_fraction=val_fraction, source=source)
+    _warn_if_lopsided(n_bytes[Side.HELD_OUT], split.text_bytes, val_fraction)
     return split
 
 
@@ -110,26 +126,48 @@ def _add(content: hashlib.blake2b, document: Document) -> int:
     return len(text)
 
 
-def _held_out_groups(groups: list[int], val_fraction: float) -> frozenset[int]:
-    if not groups:
-        return frozenset()
-    return frozenset(group for group in groups if group < val_fraction * 2**64) | {min(groups)}
+def _held_out_groups(facts: Iterable[_Facts], val_fraction: float) -> frozenset[int]:
+    sizes: Counter[int] = Counter()
+    for fact in facts:
+        sizes[fact.group] += fact.n_bytes
+    total = sizes.total()
+    below = frozenset(g for g, size in sizes.items() if g < val_fraction * 2**64 and 2 * size <= total)
+    if below or not sizes:
+        return below
+    return frozenset({min(g for g, size in sizes.items() if size * len(sizes) <= total)})
 
 
-def _check_sides(split: Split, *, n_groups: int, val_fraction: float) -> None:
-    advice = "Give more documents (or a .txt longer than 32 KiB, which is cut into several)"
+def _side(group: int, text: bytes, held_out_groups: frozenset[int], held_out_texts: frozenset[bytes]) -> Side:
+    if group in held_out_groups:
+        return Side.HELD_OUT
+    return Side.DUPLICATE if text in held_out_texts else Side.TRAIN
+
+
+def _check_sides(split: Split, *, n_groups: int, val_fraction: float, source: str) -> None:
     if n_groups < 2:
         raise DataError(
-            f"{split.held_out_documents} document(s) of one group: the training split or the held-out split would be "
-            f"empty, since a group is never divided. {advice}; ids such as 'book#1' and 'book#2' are one group."
+            f"{source} holds too little text to hold some out: {_ADVICE}. It is one group of "
+            f"{split.held_out_documents} document(s), and a group is never divided; ids such as 'book#1' and 'book#2' "
+            "are one group, and so are equal texts."
         )
     if split.documents == 0:
         raise DataError(
-            f"the training split would be empty: data.val_fraction = {val_fraction} holds out "
-            f"{split.held_out_documents} document(s), and {split.dropped_documents} more repeat their text. "
-            f"{advice}, or lower data.val_fraction."
+            f"{source} leaves nothing to train on: {_ADVICE}, or lower data.val_fraction. At {val_fraction} it holds "
+            f"out {split.held_out_documents} document(s), and {split.dropped_documents} more repeat their text."
+        )
+
+
+def _warn_if_lopsided(held_out_bytes: int, text_bytes: int, val_fraction: float) -> None:
+    if held_out_bytes > max(_LOPSIDED_SHARE, _LOPSIDED_FACTOR * val_fraction) * text_bytes:
+        log.warning(
+            "%sB of %sB of text are held out, though data.val_fraction is %g: there are few documents, or large groups "
+            "of them. Give more, or ids that make smaller groups.",
+            human_count(held_out_bytes),
+            human_count(text_bytes),
+            val_fraction,
         )
 
 
 def _text_digest(document: Document) -> bytes:
-    return hashlib.blake2b(document.text.encode(), digest_size=16).digest()
+    """Of the words alone: a copy with other line ends is a copy."""
+    return hashlib.blake2b(document.words.encode(), digest_size=16).digest()

@@ -1,45 +1,49 @@
-"""Documents from .parquet files, streamed by HF `datasets` row by row, so that a large file costs no memory."""
+"""Documents from .parquet files, a batch of rows at a time, so that a large file costs no memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from colakit.data.document import Document
 from colakit.errors import DataError
 
+_ROWS = 1024
 
-def read_parquet(path: Path, cache: Path) -> Iterator[Document]:
+
+def read_parquet(path: Path) -> Iterator[Document]:
     """One document per row: column ``text``, and ``id`` where there is one. Blank texts are skipped.
 
-    `cache` takes the lock files of `datasets`. Raises DataError for a damaged file, a missing column, a text that is
-    not a string.
+    Raises DataError for a damaged file, a missing column, a text that is not a string.
     """
-    from datasets import load_dataset
-
-    columns = _check_columns(path)
-    rows = load_dataset("parquet", data_files=[str(path)], split="train", streaming=True, cache_dir=str(cache))
-    try:
-        for number, row in enumerate(rows.select_columns(columns)):
-            if row["text"] is None:
-                raise DataError(f"{path}, row {number}: 'text' is null. Drop the row, or write an empty string.")
-            if row["text"].strip():
-                name = row.get("id")
-                yield Document(row["text"], None if name is None else str(name))
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-        raise DataError(f"{path}: a damaged parquet file ({error}). Fetch it again.") from error
+    for number, row in enumerate(_rows(path)):
+        text, name = row["text"], row.get("id")
+        if text is None:
+            raise DataError(f"{path}, row {number}: 'text' is null. Drop the row, or write an empty string.")
+        if text.strip():
+            yield Document(text, None if name is None else str(name))
 
 
-def _check_columns(path: Path) -> list[str]:
-    import pyarrow
+def _rows(path: Path) -> Iterator[dict[str, Any]]:  # Any: an id is of whatever type the file has
     import pyarrow.parquet
 
     try:
-        schema = pyarrow.parquet.read_schema(path)
-    except (OSError, ValueError) as error:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            columns = _check_columns(file.schema_arrow, path)
+            for batch in file.iter_batches(_ROWS, columns=columns):
+                yield from batch.to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
         raise DataError(f"{path}: not a parquet file, or a damaged one ({error}). Fetch it again.") from error
+
+
+def _check_columns(schema: Any, path: Path) -> list[str]:  # Any: pyarrow has no types
+    import pyarrow
+
     if "text" not in schema.names:
         held = ", ".join(repr(name) for name in schema.names) or "none"
         raise DataError(f"{path}: there is no column 'text' (its columns: {held}). Rename the one that holds the text.")
     kind = schema.field("text").type
+    if pyarrow.types.is_dictionary(kind):  # a category of pandas; its rows are read as what it stands for
+        kind = kind.value_type
     if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
         raise DataError(f"{path}: column 'text' is of type {kind}, not string. Write the texts as strings.")
     return [name for name in ("text", "id") if name in schema.names]

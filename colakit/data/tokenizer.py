@@ -74,7 +74,19 @@ class Tokenizer:
 
 
 def read_tokenizer(folder_or_file: Path, *, source: str) -> Tokenizer:
-    """The tokenizer of a folder that holds tokenizer.json, or of such a file. Raises DataError where it is damaged."""
+    """The tokenizer of a folder that holds tokenizer.json, or of such a file.
+
+    Raises DataError where it is missing, unreadable or damaged.
+    """
+    try:
+        return _read_tokenizer(folder_or_file, source)
+    except OSError as error:
+        raise DataError(
+            f"data.tokenizer = {source!r}: {error.filename} cannot be read: {error.strerror}. Check its permissions."
+        ) from error
+
+
+def _read_tokenizer(folder_or_file: Path, source: str) -> Tokenizer:
     path = folder_or_file / "tokenizer.json" if folder_or_file.is_dir() else folder_or_file
     if not path.is_file():
         held = ", ".join(sorted(entry.name for entry in path.parent.iterdir())[:8]) or "nothing"
@@ -82,8 +94,9 @@ def read_tokenizer(folder_or_file: Path, *, source: str) -> Tokenizer:
             f"data.tokenizer = {source!r}: {path.parent} holds no tokenizer.json (it holds {held}). Give the folder or "
             "file of a fast tokenizer; `transformers` writes one with save_pretrained."
         )
+    content = path.read_bytes()
     try:
-        backend = Backend.from_str(path.read_text(encoding="utf-8"))
+        backend = Backend.from_str(content.decode("utf-8"))
     except Exception as error:  # tokenizers raises bare Exception for any fault in the file
         raise DataError(f"data.tokenizer = {source!r}: {path} is damaged or no tokenizer ({error}).") from error
     return Tokenizer(backend, source=source, eos_token=_configured_eos(path.parent / "tokenizer_config.json"))

@@ -22,7 +22,7 @@ def test_modules_and_topics_are_there_under_their_names(documents: list[Document
     assert by_id["asyncio/base_events.py"] == (
         Path(sysconfig.get_path("stdlib")) / "asyncio/base_events.py"
     ).read_bytes().decode("utf-8")
-    assert '"assert" statement' in by_id["topics/assert"]
+    assert '"assert" statement' in by_id["topics#assert"]
     assert len(by_id) == len(documents), "ids are unique"
 
 
@@ -40,6 +40,14 @@ def test_code_tables_are_one_group(documents: list[Document]) -> None:
     assert len(tables) > 50
     assert {document.group for document in tables} == {"encodings"}
     assert "encodings#cp1250.py" in {document.id for document in tables}
+
+
+def test_topics_are_one_group(documents: list[Document]) -> None:
+    """Many are whole inside another: apart, training would see much of what is held out."""
+    topics = [document for document in documents if (document.id or "").startswith("topics")]
+    bodies = [" ".join(document.text.split("\n", 3)[-1].split()) for document in topics]  # without the heading
+    assert sum(any(body in other.words for other in topics[:i] + topics[i + 1 :]) for i, body in enumerate(bodies)) > 5
+    assert {document.group for document in topics} == {"topics"}
 
 
 def test_the_order_is_that_of_paths(documents: list[Document]) -> None:
@@ -62,4 +70,4 @@ def test_undecodable_and_empty_modules_are_left_out(monkeypatch: pytest.MonkeyPa
     (tmp_path / "config-3.11").mkdir()
     (tmp_path / "config-3.11" / "python-config.py").write_text("prefix = 'here'\n")
     monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path))
-    assert [document.id for document in read_stdlib() if "topics/" not in (document.id or "")] == ["os.py"]
+    assert [document.id for document in read_stdlib() if "topics#" not in (document.id or "")] == ["os.py"]

@@ -1,10 +1,12 @@
 """The prepared data: cached once whole, keyed by everything it depends on, held-out text kept out of training."""
 
 import json
+import logging
 import multiprocessing
 import os
+import pwd
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,21 +76,43 @@ def test_the_blocks_hold_every_document_once_in_order(tmp_path: Path) -> None:
     assert json.loads(json.dumps(data.describe()))["fingerprint"] == data.fingerprint
 
 
-def test_a_second_call_neither_trains_nor_tokenises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_does_not_end_inside_a_character(tmp_path: Path) -> None:
+    config = corpus(tmp_path / "c", [f"{i:03}" + "é" * 50 for i in range(9)])
+    data = run(config, seq_len=80, vocab_size=257)  # a token is a byte, so the 64th is half an é
+    assert data.prompt_text[3:] == "é" * 30
+
+
+def test_a_second_call_neither_trains_nor_tokenises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     config = corpus(tmp_path / "c")
     first = run(config)
 
     def refuse(*_args: object) -> None:
         raise AssertionError("the cache was not used")
 
+    caplog.set_level(logging.INFO, "colakit")
     monkeypatch.setattr(Tokenizer, "encode_batch", refuse)
     monkeypatch.setattr(prepare_module, "train_bpe", refuse)
     second = run(config)
     assert second.describe() == first.describe()
     assert second.prompt_text == first.prompt_text
     assert stream(second.train) == stream(first.train)
+    assert not caplog.records
     with pytest.raises(AssertionError, match="the cache was not used"):
         run(config, seq_len=17)
+
+
+def test_work_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "colakit")
+    config = corpus(tmp_path / "c", [f"{i:03} " + "x" * 96 for i in range(20)])
+    run(config)
+    run(config, seq_len=17)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Preparing data: training a tokenizer of 300 tokens on 20 documents, 2kB of text …",
+        "Preparing data: tokenising 20 documents, 2kB of text …",
+        "Preparing data: tokenising 20 documents, 2kB of text …",
+    ]
 
 
 def test_the_fingerprint_knows_what_the_blocks_depend_on_and_nothing_else(tmp_path: Path) -> None:
@@ -163,6 +187,30 @@ def test_a_model_with_too_few_rows_is_told_how_many_it_needs(tmp_path: Path) -> 
         run(config.model_copy(update={"tokenizer": str(tmp_path / "tokenizer")}), vocab_size=299)
 
 
+def test_a_tiny_file_is_told_what_is_needed(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.txt"
+    config = DataConfig(source="files", path=str(path), cache_dir=str(tmp_path / "cache"))
+    path.write_text("hello\n")
+    with pytest.raises(
+        DataError, match=r"tiny\.txt holds too little text to hold some out: give a \.txt longer than 32"
+    ):
+        run(config)
+    for text in ("".join(f"{i} " for i in range(9000)), "".join(f"line {i} of many\n" for i in range(2000))):
+        path.write_text(text[: 32 * 1024 + 1])
+        assert run(config).held_out_documents == 1
+
+
+def test_a_large_and_a_small_file_are_held_out_in_proportion(tmp_path: Path) -> None:
+    """The small one's hash decided between the two: 98.7 % of the text were held out where 1 % was asked for."""
+    for name in range(12):
+        folder = tmp_path / str(name)
+        folder.mkdir()
+        (folder / f"a{name}.txt").write_text("".join(f"{i} words in a line\n" for i in range(4500)))
+        (folder / f"b{name}.txt").write_text("".join(f"{i} other lines\n" for i in range(200)))
+        data = run(DataConfig(source="files", path=str(folder), cache_dir=str(tmp_path / "cache")))
+        assert data.held_out_tokens < 0.2 * data.train_tokens
+
+
 def test_text_that_does_not_fill_a_sequence_is_refused(tmp_path: Path) -> None:
     config = corpus(tmp_path / "c", ["a", "b", "c"])
     with pytest.raises(DataError, match=r"has 4 tokens, but one sequence takes 5 .*Lower model\.seq_len"):
@@ -219,9 +267,14 @@ def test_a_kill_leaves_no_folder_and_its_rest_is_swept_up_a_day_later(tmp_path: 
     cached_folder(folder, lambda work: (work / "whole").touch())
     assert left.exists(), "it might belong to a process at work"
     old = time.time() - 2 * 24 * 3600
-    os.utime(left, (old, old))
+    half = left / "key" / "half"
+    for path in (left, left / "key"):
+        os.utime(path, (old, old))
+    cached_folder(tmp_path / "third", lambda work: (work / "whole").touch())
+    assert half.exists(), "what is inside is being written"
+    os.utime(half, (old, old))
     cached_folder(tmp_path / "other", lambda work: (work / "whole").touch())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "other"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "other", "third"]
 
 
 def test_the_faster_of_two_processes_wins(tmp_path: Path) -> None:
@@ -240,7 +293,7 @@ def test_the_faster_of_two_processes_wins(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_or_read_says_so(tmp_path: Path) -> None:
     config = corpus(tmp_path / "c")
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot be written.*--set data\.cache_dir=PATH"):
+    with pytest.raises(DataError, match=r"cannot be read or written.*--set data\.cache_dir=PATH"):
         run(config.model_copy(update={"cache_dir": str(tmp_path / "file")}))
     data = run(config)
     path = cache_root(config) / "blocks" / data.fingerprint / "train.arrow"
@@ -256,6 +309,30 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/scratch")
     assert cache_root(DataConfig()) == Path("/scratch/colakit")
     assert cache_root(DataConfig(cache_dir="~/mine")) == Path("/home/me/mine")
+
+
+def test_a_cache_in_a_place_that_is_not_ours(
+    tmp_path: Path, lock: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = corpus(tmp_path / "c")
+    (tmp_path / "locked").mkdir()
+    lock(tmp_path / "locked")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "locked"))
+    for cache_dir, reason in (
+        (str(tmp_path / "locked" / "x"), "Permission denied"),
+        (None, "Permission denied"),
+        ("x" * 5000, "File name too long"),
+    ):
+        with pytest.raises(DataError, match=rf"cannot be read or written: {reason}.*--set data\.cache_dir=PATH"):
+            run(config.model_copy(update={"cache_dir": cache_dir}))
+
+
+def test_without_a_home_folder_a_place_for_the_cache_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: {}[0])  # a user without an entry, as containers have
+    with pytest.raises(DataError, match=r"that home folder is not known\. Set HOME, .*--set data\.cache_dir=PATH"):
+        cache_root(DataConfig())
 
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -263,3 +263,24 @@ def test_a_cached_hub_tokenizer_needs_no_network(offline: Path) -> None:
 def test_a_cache_without_the_optional_configuration_serves_offline(offline: Path) -> None:
     _cache_repository(offline, config=None)
     assert load_tokenizer("owner/model").fingerprint == BPE.fingerprint
+
+
+def test_a_tokenizer_that_may_not_be_read(tmp_path: Path, lock: Callable[[Path], None]) -> None:
+    BPE.save(tmp_path / "locked" / "tokenizer")
+    lock(tmp_path / "locked")
+    for call in (check_tokenizer, load_tokenizer):
+        with pytest.raises(DataError, match=r"tokenizer' cannot be read: Permission denied\. Give a folder"):
+            call(str(tmp_path / "locked" / "tokenizer"))
+    with pytest.raises(DataError, match=r"locked/tokenizer\.json cannot be read: Permission denied\. Check"):
+        load_tokenizer(str(tmp_path / "locked"))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "/" + "x" * 5000])
+def test_a_tokenizer_name_longer_than_any_path(name: str) -> None:
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
+        check_tokenizer(name)
+
+
+def test_a_tokenizer_in_an_unknown_home() -> None:
+    with pytest.raises(DataError, match=r"data\.tokenizer = '~nobody-here/t': that home folder is not known"):
+        check_tokenizer("~nobody-here/t")

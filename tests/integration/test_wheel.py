@@ -50,7 +50,7 @@ def test_the_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     where = run(str(binaries / "python"), "-c", "import colakit; print(colakit.__file__)").strip()
     assert Path(where).is_relative_to(tmp_path / "venv")
     colakit = str(binaries / "colakit")
-    names = [p["preset"] for p in json.loads(run(colakit, "presets", "--json"))["presets"]]
+    names = [p["name"] for p in json.loads(run(colakit, "presets", "--json"))["presets"]]
     assert sorted(names) == sorted(p.stem for p in (ROOT / "presets").glob("*.toml"))
     sets = ("train.max_steps=1", "train.eval_tokens=512", "train.sample_tokens=1")
     trained = run(colakit, "train", "--smoke", "--json", *(x for s in sets for x in ("--set", s)))
