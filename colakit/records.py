@@ -184,7 +184,7 @@ class StageMemory:
 
 @dataclass(frozen=True)
 class MemoryRecord(Record):
-    """Bytes held at the end of the forward pass of one micro-batch, the optimizer's state allocated."""
+    """Bytes that a training step of one micro-batch holds at its peak, the optimizer's state allocated."""
 
     kind: ClassVar[str] = "memory"
     device: str
@@ -194,7 +194,9 @@ class MemoryRecord(Record):
     seq_len: int
     weights: int
     weight_copies: int
-    """Of the matrices, in the type of the products: autocast makes them, and the backward pass needs them."""
+    """Of the matrices, in the type of the products: autocast makes them, and the backward pass needs them.
+
+    CoLA-M holds those of one block at a time, counted in `recomputed_block`."""
     gradients: int
     muon_state: int
     """One momentum per parameter: 1× its weights."""
@@ -204,17 +206,20 @@ class MemoryRecord(Record):
     plain_activations: int
     """Without CoLA-M, logits apart."""
     cola_m_activations: int | None
-    """With CoLA-M, the recomputed block included; None in a model without low-rank layers."""
+    """What CoLA-M keeps of them; None in a model without low-rank layers."""
     recomputed_block: int | None
-    """What the backward pass of CoLA-M holds at its peak: one block, computed again."""
-    is_cola_m: bool
+    """What computing one block again holds besides, when the logits are gone."""
     logits: int
     """Their log-probabilities in float32, all at once."""
     chunked_logits: int
     """The same in chunks, as the loss computes them where they are many."""
     is_chunked: bool
-    total: int
-    """As the configuration chooses."""
+    plain_total: int
+    """Without CoLA-M, the loss in chunks or at once as `is_chunked` says."""
+    cola_m_total: int | None
+    """With CoLA-M, at the larger of its two peaks: the logits, or a block computed again."""
+    is_cola_m: bool
+    """Which of the two the configuration trains with."""
 
 
 @dataclass(frozen=True)

@@ -49,5 +49,14 @@ def test_the_number_of_figures_and_contradictions_is_as_stated() -> None:
     from colakit.analysis.contradictions import find_contradictions
     from colakit.paper.claims import CLAIMS
 
-    assert f"all {len(CLAIMS)} figures" in README
+    assert f"all {len(CLAIMS)} figures and cells" in README
     assert f"{len(find_contradictions())} contradictions" in README
+
+
+def test_the_ledgers_totals_are_as_stated() -> None:
+    (total,) = (
+        line.split()
+        for line in colakit("params", "--preset", "cola-m", "--memory").splitlines()[-8:]
+        if "total  " in line
+    )
+    assert f"({total[1]} GiB at batch 64, {total[2]} GiB with CoLA-M)" in README

@@ -8,7 +8,6 @@ mask in the type of its input, the attention's output is copied for its projecti
 leaves the fused kernel. On CUDA each is one kernel.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,15 +55,20 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
         sizes[group_of(p.role, muon=config.optim.optimizer == "muon")] += p.size
     weights = _FLOAT32 * sum(sizes.values())
     muon_state, adamw_state = _FLOAT32 * sizes["muon"], 2 * (weights - _FLOAT32 * sizes["muon"])
-    copies = _weight_copies(model, precision)
     chunked = is_chunked(tokens, model.vocab_size)
+    copies = _weight_copies(model, precision, blocks=model.n_layers, head=not chunked)
     activations, block = _activations(model, precision, tokens, chunked=chunked)
     plain = sum(stage.plain_bytes for stage in activations)
-    cola_m = sum(stage.cola_m_bytes or 0 for stage in activations) + block if model.linear == "cola" else None
     logits = tokens * _FLOAT32 * model.vocab_size
     chunked_logits = min(tokens, tokens_per_chunk(model.vocab_size)) * _FLOAT32 * model.vocab_size
-    held = cola_m if model.remat == "cola_m" and cola_m is not None else plain
-    held += chunked_logits if chunked else logits
+    held_logits = chunked_logits if chunked else logits
+    fixed = 2 * weights + muon_state + adamw_state
+    plain_total = fixed + copies + plain + held_logits
+    cola_m = cola_m_total = None
+    if model.linear == "cola":
+        cola_m = sum(stage.cola_m_bytes or 0 for stage in activations)
+        # The logits are gone when the first block is computed again.
+        cola_m_total = fixed + cola_m + max(held_logits, block)
     return MemoryRecord(
         device=precision.device,
         dtype=precision.dtype,
@@ -79,18 +83,22 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
         plain_activations=plain,
         cola_m_activations=cola_m,
         recomputed_block=block if model.linear == "cola" else None,
-        is_cola_m=model.remat == "cola_m",
         logits=logits,
         chunked_logits=chunked_logits,
         is_chunked=chunked,
-        total=weights + copies + weights + muon_state + adamw_state + held,
+        plain_total=plain_total,
+        cola_m_total=cola_m_total,
+        is_cola_m=model.remat == "cola_m",
     )
 
 
 def _activations(
     model: ModelConfig, p: Precision, tokens: int, *, chunked: bool
 ) -> tuple[tuple[StageMemory, ...], int]:
-    """By component, without CoLA-M and what it keeps; and the whole of the largest block."""
+    """By component, without CoLA-M and what it keeps; and what computing a block again holds besides.
+
+    That is the last block: it is computed again first, while all others are still held.
+    """
     blocks = [_block(model, depth, p) for depth in range(model.n_layers)]
     ends = _ends(model, p, chunked=chunked)
     kept = _kept_by_cola_m(model, p)
@@ -102,7 +110,8 @@ def _activations(
         )
         for stage in STAGES
     )
-    return stages, tokens * max(sum(b.values()) for b in blocks)
+    again = tokens * (sum(blocks[-1].values()) - sum(kept.values())) + _weight_copies(model, p, blocks=1, head=False)
+    return stages, again
 
 
 # Bytes of one token from here on. A product keeps its input in its own type: itself, or the copy autocast makes.
@@ -206,16 +215,13 @@ def _constants(model: ModelConfig, p: Precision, stage: Stage) -> int:
     return 0
 
 
-def _weight_copies(model: ModelConfig, p: Precision) -> int:
+def _weight_copies(model: ModelConfig, p: Precision, *, blocks: int, head: bool) -> int:
+    """Of the matrices a token meets, and of the per-head norms, whose input is in the products' type.
+
+    Under CoLA-M a block's are made again with it; a loss in chunks keeps none of the head.
+    """
     if p.dtype == "float32":
         return 0
-    return p.itemsize * sum(_multiplied(model))
-
-
-def _multiplied(model: ModelConfig) -> Iterator[int]:
-    """Sizes of the matrices a token meets, and of the per-head norms, whose input is in the products' type."""
-    for layer in block_layers(model):
-        yield model.n_layers * layer.multiply_adds
-    yield head_layer(model).multiply_adds
-    if model.effective_qkv_norm == "rms":
-        yield model.n_layers * 3 * model.head_dim
+    block = sum(layer.multiply_adds for layer in block_layers(model))
+    norms = 3 * model.head_dim if model.effective_qkv_norm == "rms" else 0
+    return p.itemsize * (blocks * (block + norms) + (head_layer(model).multiply_adds if head else 0))

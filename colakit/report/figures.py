@@ -1,6 +1,7 @@
 """Figures: stacked bars that stay readable in grey print and for colour-blind readers."""
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from colakit.errors import FigureError
@@ -16,8 +17,12 @@ def check_figure(path: Path) -> None:
     """Raise FigureError where `path` is no figure that can be written, before anything is counted."""
     if path.suffix.lower() not in FORMATS:
         raise FigureError(f"{path}: a figure's name ends in {' or '.join(FORMATS)}.")
-    if path.is_dir() or not path.parent.is_dir():
-        raise FigureError(f"{path}: {'is a folder' if path.is_dir() else 'its folder does not exist'}. Choose another.")
+    try:
+        is_folder, has_folder = path.is_dir(), path.parent.is_dir()
+    except OSError as error:
+        raise FigureError(f"{path}: {error.strerror}. Choose another.") from None
+    if is_folder or not has_folder:
+        raise FigureError(f"{path}: {'is a folder' if is_folder else 'its folder does not exist'}. Choose another.")
 
 
 def stacked_bars(path: Path, title: str, unit: str, bars: Mapping[str, Mapping[str, float]]) -> None:
@@ -25,7 +30,7 @@ def stacked_bars(path: Path, title: str, unit: str, bars: Mapping[str, Mapping[s
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    parts = [part for part in next(iter(bars.values())) if any(bar.get(part) for bar in bars.values())]
+    parts = [part for part in dict.fromkeys(chain(*bars.values())) if any(bar.get(part) for bar in bars.values())]
     figure = Figure(figsize=(9.0, 1.8 + 0.45 * len(bars)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -82,30 +82,31 @@ def memory_table(preset: str, m: MemoryRecord) -> tuple[Table, list[str]]:
     add_number_column(table, "CoLA-M")
 
     def row(name: str, plain: int, cola_m: int | None) -> None:
-        table.add_row(name, f"{gib(plain):.3f}" if plain else "–", "n/a" if cola_m is None else f"{gib(cola_m):.3f}")
+        table.add_row(name, *("n/a" if n is None else f"{gib(n):,.3f}" if n else "–" for n in (plain, cola_m)))
 
+    has_cola_m = m.cola_m_activations is not None
     fixed = {
         "weights": m.weights,
-        f"weights in {m.dtype}": m.weight_copies,
         "gradients": m.gradients,
         "Muon's state": m.muon_state,
         "AdamW's state": m.adamw_state,
     }
-    has_cola_m = m.cola_m_activations is not None
     for name, n_bytes in fixed.items():
         if n_bytes:
             row(name, n_bytes, n_bytes if has_cola_m else None)
+    if m.weight_copies:
+        row(f"weights in {m.dtype}", m.weight_copies, 0 if has_cola_m else None)
     table.add_section()
     for stage in m.activations:
         row(f"activations: {stage.name}", stage.plain_bytes, stage.cola_m_bytes)
+    row("activations", m.plain_activations, m.cola_m_activations)
     if m.recomputed_block is not None:
-        row("activations: one block again", 0, m.recomputed_block)
+        row("one block computed again", 0, m.recomputed_block)
     table.add_section()
     row("logits at once", m.logits, m.logits if has_cola_m else None)
     row("logits in chunks", m.chunked_logits, m.chunked_logits if has_cola_m else None)
     table.add_section()
-    held = sum(fixed.values()) + (m.chunked_logits if m.is_chunked else m.logits)
-    row("total", held + m.plain_activations, None if m.cola_m_activations is None else held + m.cola_m_activations)
+    row("total", m.plain_total, m.cola_m_total)
     return table, list(_memory_notes(m))
 
 
@@ -116,11 +117,13 @@ def _memory_notes(m: MemoryRecord) -> Iterable[str]:
     )
     yield (
         f"The loss of this batch is computed {'in chunks' if m.is_chunked else 'at once'}, and the total counts it so. "
-        f"This preset trains {'with' if m.is_cola_m else 'without'} CoLA-M."
+        f"This preset trains {'with' if m.is_cola_m else 'without'} CoLA-M, whose total has the logits or the block "
+        "computed again, whichever is more: they are not held at the same time."
     )
     yield (
-        "Held between forward and backward pass by eager PyTorch with its fused attention. A kernel's own workspace, "
-        "the allocator's rounding and the CUDA context come on top."
+        "What eager PyTorch holds, with its fused attention (on CUDA that takes bfloat16; in float32 with fewer key "
+        "and value heads than query heads it needs the n² attention weights too, which are not counted). A kernel's "
+        "own workspace, the allocator's rounding and the CUDA context come on top."
     )
 
 

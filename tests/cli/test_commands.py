@@ -209,15 +209,17 @@ def test_the_ledger_takes_batch_and_length(colakit: Run) -> None:
     memory = one_object(colakit(*args, "--json").out)["memory"]
     assert (memory["batch_size"], memory["seq_len"]) == (4, 128)
     assert (memory["device"], memory["dtype"], memory["is_cola_m"]) == ("cuda", "bfloat16", True)
-    parts = ("weights", "weight_copies", "gradients", "muon_state", "adamw_state", "cola_m_activations", "logits")
-    assert memory["total"] == sum(memory[part] for part in parts)
+    fixed = sum(memory[part] for part in ("weights", "gradients", "muon_state", "adamw_state"))
+    kept = fixed + memory["cola_m_activations"]
+    assert memory["cola_m_total"] == kept + max(memory["logits"], memory["recomputed_block"])
+    assert memory["plain_total"] == fixed + memory["weight_copies"] + memory["plain_activations"] + memory["logits"]
     on_cpu = one_object(colakit(*args, "--set", "train.device=cpu", "--json").out)["memory"]
     assert (on_cpu["device"], on_cpu["dtype"], on_cpu["weight_copies"]) == ("cpu", "float32", 0)
     out = colakit(*args).out
     assert "Memory of cola-m: 4 × 128 tokens, bfloat16, CUDA" in " ".join(out.split())
     rows = {line[:28].strip(): line.split() for line in out.splitlines()}
     assert rows["weights"][-1] == f"{memory['weights'] / 2**30:.3f}"
-    assert rows["total"][-1] == f"{memory['total'] / 2**30:.3f}"
+    assert rows["total"][-2:] == [f"{memory[f'{kind}_total'] / 2**30:.3f}" for kind in ("plain", "cola_m")]
 
 
 # flops
@@ -297,7 +299,14 @@ def test_a_plot_is_written(colakit: Run, tmp_path: Path, command: list[str], nam
     assert (tmp_path / name).read_bytes().startswith(magic)
 
 
-@pytest.mark.parametrize("name", ["a.pdf", "a", ".", "missing/a.svg"])
+def test_a_plot_has_the_components_of_every_preset(colakit: Run, tmp_path: Path) -> None:
+    """Also those that the first preset has not."""
+    assert colakit("flops", "-p", "cola", "-p", "cola-fan-atf", "--plot", str(tmp_path / "a.svg")).code == 0
+    drawn = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert [name for name in ("fan", "head", "recompute") if f"<!-- {name} -->" not in drawn] == []
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a", ".", "missing/a.svg", "x" * 300 + ".svg"])
 def test_a_plot_that_cannot_be_written_is_refused_first(colakit: Run, tmp_path: Path, name: str) -> None:
     for command in ("params", "flops"):
         outcome = colakit(command, "--plot", str(tmp_path / name))
