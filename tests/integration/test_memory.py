@@ -1,9 +1,13 @@
 """The ledger against what eager PyTorch holds: unique storages saved for backward, and optimizer state."""
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from colakit.analysis import chunking
 from colakit.analysis.memory import memory_ledger
@@ -95,3 +99,41 @@ def test_weights_gradients_and_optimizer_state(preset: str) -> None:
         held = sum(t.nbytes for s in state for key, t in s.items() if key != "step")
         assert held == expected
     assert (ledger.muon_state > 0) == (config.optim.optimizer == "muon")
+
+
+class LiveStorages(TorchDispatchMode):
+    """Bytes of all storages that operations have made and that are still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.alive:
+                    self.alive[storage._cdata] = storage.nbytes()
+                    weakref.finalize(storage, self.alive.pop, storage._cdata, None)
+        return result
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("preset", ["cola-m", "cola-fan-dropout", "cola-fan-atf"])
+def test_cola_m_keeps_what_the_ledger_says(preset: str, dtype: str) -> None:
+    """Hooks cannot see inside checkpointing: here all storages are followed, parameters and gradients aside."""
+    sets = [*SMALL, *CPU, "model.remat=cola_m", "train.batch_size=16", "model.n_layers=5", f"train.dtype={dtype}"]
+    config = resolve(preset, sets=sets).config
+    ledger = memory_ledger(config)
+    machine = Machine(torch.device("cpu"), getattr(torch, dtype))
+    model = build_model(config, machine).train()
+    tokens = torch.randint(config.model.vocab_size, (16, config.model.seq_len))
+    with LiveStorages() as live:
+        for p in (*model.parameters(), *model.buffers()):
+            live.alive[p.untyped_storage()._cdata] = 0
+        with machine.autocast():
+            loss = loss_sums(model.head, model.hidden(tokens), tokens, vocab_size=config.model.vocab_size).nll
+        kept = sum(live.alive.values())
+        assert ledger.cola_m_activations is not None
+        assert ledger.cola_m_activations + ledger.logits == pytest.approx(kept, rel=0.05)
