@@ -134,6 +134,7 @@ def test_cola_m_keeps_what_the_ledger_says(preset: str, dtype: str) -> None:
             live.alive[p.untyped_storage()._cdata] = 0
         with machine.autocast():
             loss = loss_sums(model.head, model.hidden(tokens), tokens, vocab_size=config.model.vocab_size).nll
-        kept = sum(live.alive.values())
+        kept = sum(live.alive.values())  # while the graph of the loss is alive
+        assert loss.requires_grad
         assert ledger.cola_m_activations is not None
         assert ledger.cola_m_activations + ledger.logits == pytest.approx(kept, rel=0.05)
