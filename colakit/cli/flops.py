@@ -115,7 +115,8 @@ def _presets(
         sets = [*sets, f"train.batch_size={batch_size}"]
     records = [step_flops(resolve(name, smoke_run=smoke, sets=sets).config) for name in names]
     if plot is not None:
-        stacked_bars(plot, "One optimizer step", "TFLOP", {r.preset: _step_bars(r) for r in records})
+        bars = dict(zip(names, map(_step_bars, records), strict=True))
+        stacked_bars(plot, "One optimizer step", "TFLOP", bars)
     if json:
         values = [record.to_dict() for record in records]
         print_json(values[0] if len(values) == 1 else {"presets": values})

@@ -48,9 +48,11 @@ def params(
     if plot is not None:
         check_figure(plot)
     sets = [*(sets or []), *_memory_sets(batch_size, seq_len)]
-    records = [_count(name, smoke, sets, routing=routing, memory=memory) for name in preset or preset_names()]
+    names = preset or preset_names()
+    records = [_count(name, smoke, sets, routing=routing, memory=memory) for name in names]
     if plot is not None:
-        bars = {r.preset: {c.name: c.params / _MILLION for c in r.components} for r in records}
+        counts = ({c.name: c.params / _MILLION for c in record.components} for record in records)
+        bars = dict(zip(names, counts, strict=True))  # by what was asked for: a file may bear a preset's name
         stacked_bars(plot, "Parameters", "million parameters", bars)
     if json:
         values = [record.to_dict() for record in records]

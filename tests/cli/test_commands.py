@@ -306,6 +306,15 @@ def test_a_plot_has_the_components_of_every_preset(colakit: Run, tmp_path: Path)
     assert [name for name in ("fan", "head", "recompute") if f"<!-- {name} -->" not in drawn] == []
 
 
+def test_a_file_that_bears_a_presets_name_has_a_bar_of_its_own(colakit: Run, tmp_path: Path) -> None:
+    (tmp_path / "cola.toml").write_text("[model]\nn_layers = 2\n")
+    names = ["cola", str(tmp_path / "cola.toml")]
+    for command in ("params", "flops"):
+        assert colakit(command, "-p", names[0], "-p", names[1], "--plot", str(tmp_path / "a.svg")).code == 0
+        drawn = (tmp_path / "a.svg").read_text(encoding="utf-8")
+        assert [name for name in names if f"<!-- {name} -->" not in drawn] == []
+
+
 @pytest.mark.parametrize("name", ["a.pdf", "a", ".", "missing/a.svg", "x" * 300 + ".svg"])
 def test_a_plot_that_cannot_be_written_is_refused_first(colakit: Run, tmp_path: Path, name: str) -> None:
     for command in ("params", "flops"):
