@@ -1,5 +1,6 @@
 """What all tests share: a cache folder of their own, and one thread, since tiny tensors gain nothing from two."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,3 +25,13 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(autouse=True)
+def own_logger() -> Iterator[None]:
+    """A test that runs the command leaves no log handler or level behind: whichever test follows, it begins as new."""
+    logger = logging.getLogger("colakit")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers = handlers
+    logger.setLevel(level)
