@@ -214,10 +214,12 @@ class MemoryRecord(Record):
     chunked_logits: int
     """The same in chunks, as the loss computes them where they are many."""
     is_chunked: bool
+    loss_gradients: int
+    """Of the loss, by the log-probabilities and the logits held at once; in chunks, by the head's weights too."""
     plain_total: int
-    """Without CoLA-M, the loss in chunks or at once as `is_chunked` says."""
+    """Without CoLA-M, at the start of the backward pass."""
     cola_m_total: int | None
-    """With CoLA-M, at the larger of its two peaks: the logits, or a block computed again."""
+    """With CoLA-M, at the largest of its peaks: the loss forward or backward, or a block computed again."""
     is_cola_m: bool
     """Which of the two the configuration trains with."""
 

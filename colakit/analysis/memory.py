@@ -1,11 +1,13 @@
 """What a training step holds in memory, in closed form and before it is run: weights to logits, by component.
 
-Activations are the storages that eager PyTorch keeps between forward and backward pass. Left out: what a kernel needs
-while it runs, the allocator's rounding, and on CUDA the context.
+Activations are the storages that eager PyTorch keeps between forward and backward pass; the peak is where the backward
+pass begins, with the logits' gradients. Left out: gradients of activations behind it, which replace what they are made
+from, what a kernel needs while it runs, the allocator's rounding, and on CUDA the context.
 
 Devices differ. On a CPU an RMSNorm is made of single operations and keeps its normalised input too, dropout keeps its
-mask in the type of its input, the attention's output is copied for its projection, and dropout inside the attention
-leaves the fused kernel. On CUDA each is one kernel.
+mask in the type of its input, and the attention's output is copied for its projection. On CUDA each is one kernel.
+Attention leaves the fused kernels for single operations, which keep n² weights, on a CPU with dropout inside it, and on
+CUDA in float32 with fewer key and value heads than query heads.
 """
 
 from dataclasses import dataclass
@@ -62,13 +64,15 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
     logits = tokens * _FLOAT32 * model.vocab_size
     chunked_logits = min(tokens, tokens_per_chunk(model.vocab_size)) * _FLOAT32 * model.vocab_size
     held_logits = chunked_logits if chunked else logits
+    loss_gradients = _loss_gradients(model, precision, held_logits, chunked=chunked)
     fixed = 2 * weights + muon_state + adamw_state
-    plain_total = fixed + copies + plain + held_logits
+    plain_total = fixed + copies + plain + held_logits + loss_gradients
     cola_m = cola_m_total = None
     if model.linear == "cola":
         cola_m = sum(stage.cola_m_bytes or 0 for stage in activations)
-        # The logits are gone when the first block is computed again.
-        cola_m_total = fixed + cola_m + max(held_logits, block)
+        # Autocast keeps its copies until the forward pass ends; the logits are gone when a block is computed again.
+        peaks = (copies + 2 * held_logits, held_logits + loss_gradients, block)
+        cola_m_total = fixed + cola_m + max(peaks)
     return MemoryRecord(
         device=precision.device,
         dtype=precision.dtype,
@@ -86,6 +90,7 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
         logits=logits,
         chunked_logits=chunked_logits,
         is_chunked=chunked,
+        loss_gradients=loss_gradients,
         plain_total=plain_total,
         cola_m_total=cola_m_total,
         is_cola_m=model.remat == "cola_m",
@@ -129,7 +134,7 @@ def _block(model: ModelConfig, depth: int, p: Precision) -> dict[Stage, int]:
         stages["qkv"] += item * (copies * d + layers["fan"].matrices[0][0])
     stages["attention"] = _attention(model, p)
     stages["o"] = _low_rank([layers["o"]], p) + _dropout_mask(d, item, p, active=model.post_attention_dropout > 0)
-    if p.device == "cpu":
+    if p.device == "cpu" or _is_unfused(model, p):  # heads lie apart, and are copied side by side
         stages["o"] += item * d
     stages["gate_up"] = item * (d + 3 * d_ff) + _low_rank([layers["gate_up"]], p)
     stages["down"] = item * d_ff + _low_rank([layers["down"]], p)
@@ -171,12 +176,22 @@ def _attention(model: ModelConfig, p: Precision) -> int:
     elif model.effective_qkv_norm == "l2":  # CUDA's autocast takes the length of a float32 copy
         upcast = p.device == "cuda" and p.dtype == "bfloat16"
         normed = sum((item + 4 * upcast) * width + 2 * (4 if upcast else item) * heads for width, heads in widths)
-    else:  # V is a part of one wide product, which stays whole
-        normed = item * (d + kv) if model.linear == "dense" else 0
-    if model.attention_dropout > 0 and p.device == "cpu":
-        # K and V repeated for every query head; weights, mask and their product.
-        return normed + item * 3 * (d + model.n_heads * model.seq_len)
+    else:
+        normed = 0
+    if _is_unfused(model, p):  # K and V repeated for every query head; weights, and with dropout their product, mask
+        weights = model.n_heads * model.seq_len
+        products = (2 if model.attention_dropout > 0 else 1) * item * weights
+        return normed + item * 3 * d + products + _dropout_mask(weights, item, p, active=model.attention_dropout > 0)
+    if model.effective_qkv_norm == "none" and model.linear == "dense":
+        normed = item * (d + kv)  # V is a part of one wide product, which stays whole
     return normed + item * (2 * d + 2 * kv) + _FLOAT32 * model.n_heads
+
+
+def _is_unfused(model: ModelConfig, p: Precision) -> bool:
+    """Whether PyTorch has no fused attention kernel for it."""
+    if p.device == "cpu":
+        return model.attention_dropout > 0
+    return p.dtype == "float32" and model.n_kv_heads < model.n_heads
 
 
 def _ends(model: ModelConfig, p: Precision, *, chunked: bool) -> dict[Stage, int]:
@@ -213,6 +228,12 @@ def _constants(model: ModelConfig, p: Precision, stage: Stage) -> int:
     if stage == "down" and model.norm == "listing":
         return model.n_layers * _FLOAT32 * model.d_model
     return 0
+
+
+def _loss_gradients(model: ModelConfig, p: Precision, held_logits: int, *, chunked: bool) -> int:
+    """By the log-probabilities and, made from them, by the logits; in chunks, by the head's weights and their sum."""
+    head = 2 * p.itemsize * head_layer(model).multiply_adds if chunked else 0
+    return 2 * held_logits + head
 
 
 def _weight_copies(model: ModelConfig, p: Precision, *, blocks: int, head: bool) -> int:

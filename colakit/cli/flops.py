@@ -113,6 +113,7 @@ def _presets(
 ) -> None:
     if batch_size is not None:
         sets = [*sets, f"train.batch_size={batch_size}"]
+    names = list(dict.fromkeys(names))
     records = [step_flops(resolve(name, smoke_run=smoke, sets=sets).config) for name in names]
     if plot is not None:
         bars = dict(zip(names, map(_step_bars, records), strict=True))

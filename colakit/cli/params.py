@@ -48,7 +48,7 @@ def params(
     if plot is not None:
         check_figure(plot)
     sets = [*(sets or []), *_memory_sets(batch_size, seq_len)]
-    names = preset or preset_names()
+    names = list(dict.fromkeys(preset or preset_names()))
     records = [_count(name, smoke, sets, routing=routing, memory=memory) for name in names]
     if plot is not None:
         counts = ({c.name: c.params / _MILLION for c in record.components} for record in records)
@@ -84,6 +84,11 @@ def _count(name: str, smoke: bool, sets: list[str], *, routing: bool, memory: bo
     if routing:
         record = replace(record, routing=_routing(config))
     if memory:
+        if config.model.attention == "reference":
+            rule = (
+                "keeps the weights of every tile, which --memory does not count; leave model.attention=reference out."
+            )
+            raise typer.BadParameter(rule, param_hint="--set")
         record = replace(record, memory=memory_ledger(config))
     return record
 

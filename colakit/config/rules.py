@@ -240,7 +240,20 @@ def _data(config: RunConfig) -> Iterator[Finding]:
     )
 
 
+_MAX_TOKENS = 2**32
+"""Of one optimizer step: beyond any run, so a slip of the keyboard."""
+
+
 def _batches(config: RunConfig) -> Iterator[Finding]:
+    tokens = config.train.batch_size * config.model.seq_len
+    yield from _broken(
+        config,
+        tokens > _MAX_TOKENS,
+        "train.batch_size",
+        f"a step of batch_size × seq_len ({config.model.seq_len:,}) is {tokens:,} tokens, more than 2^32",
+        f"Use at most {max(1, _MAX_TOKENS // config.model.seq_len):,}, or shorter sequences.",
+        "model.seq_len",
+    )
     batch, micro = config.train.batch_size, config.train.effective_micro_batch_size
     yield from _broken(
         config,

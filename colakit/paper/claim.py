@@ -130,17 +130,19 @@ def number(
     *,
     preset: str | None = None,
     value: float | None = None,
+    half_step: float = 0.0,
     about: bool = False,
 ) -> Claim:
     """A printed number as a claim, its value and rounding read off `printed`.
 
-    `value` is given where `printed` is a word or has one that scales the number, as in ``2.5 million``.
+    `value` is given where `printed` is a word or has one that scales the number, as in ``2.5 million``; a word that
+    rounds, such as a tenth, has its `half_step` too.
     """
     found = _NUMBER.search(printed)
     if found is None:  # a word, such as double
         if value is None:
             raise ValueError(f"no number in {printed!r}")
-        return Claim(table, row, column, quantity, preset, printed, unit, method, value, 0.0, about)
+        return Claim(table, row, column, quantity, preset, printed, unit, method, value, half_step, about)
     read = float(found.group().replace(",", "").replace("−", "-"))
     decimals, exponent = len(found.group(1) or ""), int(found.group(2) or 0)
     half_step = 0.0 if unit in _EXACT_UNITS else 0.5 * 10.0 ** (exponent - decimals)

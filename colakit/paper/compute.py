@@ -58,7 +58,7 @@ def _table_7() -> list[AnyClaim]:
     for row, unit, quantity, method, cells in _TABLE_7:
         for (column, preset), cell in zip(TABLE_7_PRESETS.items(), cells, strict=True):
             counted = quantity in ("activation_memory", "gradient_memory")
-            how = method or (methods.memory(preset, 32) if counted else methods.bench(preset, 32))
+            how = method or (methods.memory(preset, batch_size=32) if counted else methods.bench(preset, 32))
             if unit:
                 claims.append(number("Table 7", row, column, cell, unit, quantity, how, preset=preset))
             else:

@@ -68,19 +68,14 @@ NO_FORWARD_TIME = Method("colakit bench", "`colakit bench` times whole steps, no
 NO_TRAFFIC = Method("colakit train --nproc 2", f"{NO_NPROC}, and nothing counts what processes send")
 
 
-def params(preset: str) -> Method:
-    """Counts parameters."""
-    return Method(f"colakit params --preset {preset}")
-
-
-def params_of(*presets: str) -> Method:
-    """Counts the parameters of several presets beside each other."""
+def params(*presets: str) -> Method:
+    """Counts the parameters of one preset, or of several beside each other."""
     return Method("colakit params " + " ".join(f"--preset {preset}" for preset in presets))
 
 
-def memory(preset: str, batch_size: int = 16) -> Method:
+def memory(*presets: str, batch_size: int = 16) -> Method:
     """Counts what a training step holds: weights, gradients, optimizer state and activations."""
-    return Method(f"colakit params --preset {preset} --memory --batch-size {batch_size}")
+    return Method(f"{params(*presets).line} --memory --batch-size {batch_size}")
 
 
 def bench(preset: str, batch_size: int = 16) -> Method:

@@ -46,7 +46,7 @@ def _table_4(row: _Row) -> list[AnyClaim]:
     bench = methods.bench(preset)
     reduction: AnyClaim = words(*where, "Reduction", row.reduction, methods.NOT_PRINTED, quantity="change")
     if row.reduction != "–":
-        both = methods.params_of("original", preset)
+        both = methods.params("original", preset)
         reduction = number(*where, "Reduction", row.reduction, "%", "change", both, preset=preset)
     return [
         number(*where, "Params.", row.parameters, "M", "parameters", methods.params(preset), preset=preset),

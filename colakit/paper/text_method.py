@@ -35,7 +35,7 @@ TEXT_METHOD: tuple[AnyClaim, ...] = (
     number("§2.3.2", "FAN ratio p", "most, by model size", "0.3", "", "setting", methods.OTHER_PAPER),
     number(
         *("§2.3.4", "CoLA_FAN", "parameters added", "7%", "%", "change"),
-        methods.params_of("cola-smollm2", "cola-fan"),
+        methods.params("cola-smollm2", "cola-fan"),
         about=True,
     ),
     number(
@@ -72,7 +72,7 @@ TEXT_METHOD: tuple[AnyClaim, ...] = (
     number("§4.1.2", "Newton-Schulz", "iterations, most", "10", "iterations", "setting", methods.OTHER_PAPER),
     number(
         *("§4.2", "Muon against AdamW", "optimizer state saved", "50%", "%", "optimizer_state"),
-        methods.memory("cola-smollm2-muon"),
+        methods.memory("cola-smollm2", "cola-smollm2-muon"),
     ),
     number("§4.2", "Muon", "mean GPU utilisation", "75%", "%", "gpu_util", methods.NO_GPU_UTIL),
     number("§4.2", "AdamW", "mean GPU utilisation", "98%", "%", "gpu_util", methods.NO_GPU_UTIL),
@@ -94,7 +94,7 @@ TEXT_METHOD: tuple[AnyClaim, ...] = (
     ),
     number(
         *("§5.1", "SmolLM2's tokenizer", "parameters saved", "42.5%", "%", "change"),
-        methods.params_of("cola", "cola-smollm2"),
+        methods.params("cola", "cola-smollm2"),
     ),
 )
 """In the paper's order."""

@@ -55,6 +55,7 @@ TEXT_REFINEMENT: tuple[AnyClaim, ...] = (
             methods.DERIVED,
         ),
         value=0.1,
+        half_step=0.05,
         about=True,
     ),
     number("§6.2.3", _UNTIED, "Params.", "92.2", "M", "parameters", methods.params("refined"), preset="refined"),
@@ -63,7 +64,7 @@ TEXT_REFINEMENT: tuple[AnyClaim, ...] = (
     ),
     number(
         *("§6.2.3", _TIED, "parameters saved", "10.8%", "%", "change"),
-        methods.params_of("refined", "refined-tied"),
+        methods.params("refined", "refined-tied"),
         preset="refined-tied",
     ),
     number(

@@ -31,7 +31,6 @@ TEXT_RESULTS: tuple[AnyClaim, ...] = (
     number(
         *("§5.4", "Original", "time for them", "33", "min", "duration", methods.TOTAL_TIME),
         preset="original",
-        about=True,
     ),
     number(
         *("§5.4", "CoLA + SmolLM2 against Original", "speed", "2.2×", "×", "ratio"),

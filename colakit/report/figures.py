@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from colakit.errors import FigureError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMATS = (".svg", ".png")
 
@@ -27,6 +31,15 @@ def check_figure(path: Path) -> None:
 
 def stacked_bars(path: Path, title: str, unit: str, bars: Mapping[str, Mapping[str, float]]) -> None:
     """Write one horizontal bar a key of `bars`, stacked by component, in `unit`. Raises FigureError."""
+    metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
+    try:
+        draw_bars(title, unit, bars).savefig(path, dpi=200, metadata=metadata)
+    except OSError as error:
+        raise FigureError(f"{path} cannot be written: {error.strerror or error}. Choose another place.") from error
+
+
+def draw_bars(title: str, unit: str, bars: Mapping[str, Mapping[str, float]]) -> "Figure":
+    """The figure that `stacked_bars` writes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -55,7 +68,4 @@ def stacked_bars(path: Path, title: str, unit: str, bars: Mapping[str, Mapping[s
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=6, frameon=False)
-    try:
-        figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
-    except OSError as error:
-        raise FigureError(f"{path} cannot be written: {error.strerror or error}. Choose another place.") from error
+    return figure

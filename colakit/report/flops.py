@@ -136,6 +136,7 @@ def step_notes(records: Sequence[FlopRecord]) -> list[str]:
     ]
     return [
         *notes,
+        "The component fan is ATF's full-rank layer; CoLA_FAN's matrices are those of q, k and v.",
         "The attention product counts all n² pairs, in its row and in the model FLOPs; the causal lines count the "
         "lower triangle alone. Model FLOPs are what MFU takes; hardware FLOPs add recompute (CoLA-M, a loss in chunks) "
         "and Newton–Schulz, once a step. A fused attention kernel's own recompute is not in them.",

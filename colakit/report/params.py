@@ -105,6 +105,7 @@ def memory_table(preset: str, m: MemoryRecord) -> tuple[Table, list[str]]:
     table.add_section()
     row("logits at once", m.logits, m.logits if has_cola_m else None)
     row("logits in chunks", m.chunked_logits, m.chunked_logits if has_cola_m else None)
+    row("gradients of the loss", m.loss_gradients, m.loss_gradients if has_cola_m else None)
     table.add_section()
     row("total", m.plain_total, m.cola_m_total)
     return table, list(_memory_notes(m))
@@ -117,13 +118,12 @@ def _memory_notes(m: MemoryRecord) -> Iterable[str]:
     )
     yield (
         f"The loss of this batch is computed {'in chunks' if m.is_chunked else 'at once'}, and the total counts it so. "
-        f"This preset trains {'with' if m.is_cola_m else 'without'} CoLA-M, whose total has the logits or the block "
-        "computed again, whichever is more: they are not held at the same time."
+        f"This preset trains {'with' if m.is_cola_m else 'without'} CoLA-M, whose total has the logits with their "
+        "gradients or the block computed again, whichever is more: they are not held at the same time."
     )
     yield (
-        "What eager PyTorch holds, with its fused attention (on CUDA that takes bfloat16; in float32 with fewer key "
-        "and value heads than query heads it needs the n² attention weights too, which are not counted). A kernel's "
-        "own workspace, the allocator's rounding and the CUDA context come on top."
+        "What eager PyTorch holds, with its own attention (model.attention=sdpa). A kernel's own workspace, the "
+        "allocator's rounding and the CUDA context come on top."
     )
 
 

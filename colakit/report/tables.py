@@ -40,7 +40,14 @@ def stderr_console() -> Console:
 
 def new_table(title: str) -> Table:
     """An empty table in the house style."""
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        min_width=len(title),  # else rich would break it
+    )
 
 
 def add_name_column(table: Table, header: str) -> None:

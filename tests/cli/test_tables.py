@@ -47,6 +47,15 @@ def printed(width: int, terminal: bool) -> list[str]:
     return [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()]
 
 
+def test_a_title_is_whole_above_a_narrow_table() -> None:
+    table = new_table("A title that is wider than its table")
+    add_number_column(table, "n")
+    table.add_row("1")
+    console = Console(file=io.StringIO(), width=20)
+    print_table(table, console)
+    assert console.file.getvalue().splitlines()[0].strip() == table.title  # type: ignore[attr-defined]  # a StringIO
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("width", [1, 20, 40, 60, 80, 300])
 def test_names_and_figures_are_whole_at_any_width(width: int, terminal: bool) -> None:

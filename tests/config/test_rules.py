@@ -53,6 +53,7 @@ BROKEN = [
     (["data.source=files"], "data.path", "data.source = 'files' needs it", "--data PATH"),
     (["data.dataset=none"], "data.dataset", "data.source = 'hub' needs it", "Set data.dataset"),
     (["data.path=x"], "data.path", "data.source = 'hub' does not read it", "--data PATH"),
+    (["train.batch_size=16777216"], "train.batch_size", "17,179,869,184 tokens, more than 2^32", "at most 4,194,304"),
     (["train.micro_batch_size=5"], "train.micro_batch_size", "batch_size (16) must be divisible", "4, 8"),
     # contradictions among what was set by hand
     (["optim.warmup_steps=50", "train.max_steps=50"], "optim.warmup_steps", "must end before the run", "Lower it"),

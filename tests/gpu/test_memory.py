@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("preset", preset_names())
 def test_activations_are_what_the_graph_keeps(preset: str, dtype: str) -> None:
-    sets = [*SMALL, "train.device=cuda", f"train.dtype={dtype}", "model.attention=sdpa"]
+    sets = [*SMALL, "model.seq_len=512", "train.device=cuda", f"train.dtype={dtype}", "model.attention=sdpa"]
     config = resolve(preset, sets=sets).config
     expected = expected_bytes(memory_ledger(config))
     assert expected == pytest.approx(saved_bytes(config, pick_machine(config)), rel=0.05)

@@ -1,6 +1,8 @@
 """The ledger against what eager PyTorch holds: unique storages saved for backward, and optimizer state."""
 
+import re
 import weakref
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from colakit.analysis import chunking
-from colakit.analysis.memory import memory_ledger
+from colakit.analysis.memory import STAGES, Stage, memory_ledger
 from colakit.build import Machine, build_model, build_optimizer
 from colakit.config.load import resolve
 from colakit.config.presets import preset_names
@@ -22,23 +24,58 @@ SMALL = ("model.n_layers=3", "model.vocab_size=1000", "model.seq_len=48", "train
 CPU = ("train.device=cpu",)
 
 
-def saved_bytes(config: RunConfig, machine: Machine) -> int:
-    """Unique storages that the graph keeps after a forward pass in training mode, parameters excluded."""
+def saved_by_stage(config: RunConfig, machine: Machine) -> dict[str, int]:
+    """Unique storages that the graph keeps after a forward pass in training mode, parameters excluded.
+
+    Each belongs to the innermost module of `OWNERS` that is running when it is first kept, outside all to the head.
+    """
     model = build_model(config, machine).train()
     tokens = torch.randint(config.model.vocab_size, (config.train.batch_size, config.model.seq_len))
     tokens, targets = tokens.to(machine.device), tokens.roll(1, dims=1).to(machine.device)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    saved: dict[int, tuple[int, Tensor]] = {}
+    saved: dict[int, tuple[int, str, Tensor]] = {}
+    running = ["head"]
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            saved[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address is used twice
+        if storage.data_ptr() not in own and storage.data_ptr() not in saved:
+            saved[storage.data_ptr()] = (storage.nbytes(), running[-1], tensor)  # held, so no address is used twice
         return tensor
 
+    for name, module in model.named_modules():
+        stage = OWNERS.get(re.sub(r"^blocks\.\d+\.", "", name))
+        if stage is not None:
+            module.register_forward_pre_hook(lambda *_, stage=stage: running.append(stage))
+            module.register_forward_hook(lambda *_: running.pop() and None)
     with saved_tensors_hooks(pack, lambda tensor: tensor), machine.autocast():
         loss_sums(model.head, model.hidden(tokens), targets, vocab_size=config.model.vocab_size)
-    return sum(size for size, _ in saved.values())
+    stages = dict.fromkeys(STAGES, 0)
+    for size, stage, _ in saved.values():
+        stages[stage] += size
+    return stages
+
+
+OWNERS: dict[str, Stage] = {
+    "tok_embed": "embedding",
+    "attention": "attention",
+    "attention.features": "qkv",
+    "attention.qkv": "qkv",
+    "attention.out": "o",
+    "attention.output_dropout": "o",
+    "mlp": "gate_up",
+    "mlp.down": "down",
+    "gated_residual": "down",
+    "attention_norm": "norms",
+    "mlp_norm": "norms",
+    "post_mlp_norm": "norms",
+    "norm": "norms",
+    "final_dropout": "norms",
+}
+
+
+def saved_bytes(config: RunConfig, machine: Machine) -> int:
+    """The same, in all."""
+    return sum(saved_by_stage(config, machine).values())
 
 
 def expected_bytes(ledger: MemoryRecord) -> int:
@@ -60,8 +97,22 @@ VARIANTS = [
 def test_activations_are_what_the_graph_keeps(preset: str, variant: str) -> None:
     """To the byte but for a scalar or two; the aim is 5 % of each kind."""
     config = resolve(preset, sets=[*SMALL, *CPU, variant]).config
-    saved = saved_bytes(config, Machine(torch.device("cpu"), torch.float32))
-    assert expected_bytes(memory_ledger(config)) == pytest.approx(saved, abs=8)
+    saved = saved_by_stage(config, Machine(torch.device("cpu"), torch.float32))
+    ledger = memory_ledger(config)
+    expected = {stage.name: stage.plain_bytes for stage in ledger.activations}
+    expected["head"] += ledger.logits
+    assert expected == pytest.approx(saved, abs=8)
+
+
+@pytest.mark.parametrize("n_kv_heads", [6, 12])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("preset", ["original", "cola"])
+def test_q_k_and_v_without_norms(preset: str, dropout: float, n_kv_heads: int) -> None:
+    sets = (f"model.n_kv_heads={n_kv_heads}", f"model.attention_dropout={dropout}", "model.norm=pre")
+    config = resolve(preset, sets=[*SMALL, *CPU, *sets, "model.qkv_norm=none"]).config
+    saved = saved_by_stage(config, Machine(torch.device("cpu"), torch.float32))
+    attention = next(stage for stage in memory_ledger(config).activations if stage.name == "attention")
+    assert attention.plain_bytes == pytest.approx(saved["attention"], abs=8)
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -102,21 +153,57 @@ def test_weights_gradients_and_optimizer_state(preset: str) -> None:
 
 
 class LiveStorages(TorchDispatchMode):
-    """Bytes of all storages that operations have made and that are still alive."""
+    """Bytes of all storages that operations have made and that are still alive, now and at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, aside: Iterable[Tensor]) -> None:
         super().__init__()
-        self.alive: dict[int, int] = {}
+        self._sizes = {t.untyped_storage()._cdata: 0 for t in aside}
+        self.now = 0
+        self.peak = 0
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = operation(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self.alive:
-                    self.alive[storage._cdata] = storage.nbytes()
-                    weakref.finalize(storage, self.alive.pop, storage._cdata, None)
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self._sizes:
+                self._sizes[storage._cdata] = storage.nbytes()
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._forget, storage._cdata)
+        self.peak = max(self.peak, self.now)
         return result
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("vocab_size", [500, 8000])
+@pytest.mark.parametrize("chunk", [None, 256])
+@pytest.mark.parametrize("preset", ["original", "cola-fan-dropout", "cola-m", "cola-fan-atf", "refined-tied"])
+def test_the_peak_of_forward_and_backward(
+    preset: str, vocab_size: int, chunk: int | None, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All storages are followed, parameters and their gradients aside: hooks cannot see inside checkpointing."""
+    if chunk is not None:
+        monkeypatch.setattr(chunking, "MAX_LOGITS", chunk * vocab_size)
+    sizes = (f"model.vocab_size={vocab_size}", "model.n_layers=4", "model.seq_len=64", "train.batch_size=12")
+    base = [*SMALL, *CPU, *sizes, f"train.dtype={dtype}"]
+    config = resolve(preset, sets=base if preset != "cola-m" else [*base, "model.remat=cola_m"]).config
+    ledger = memory_ledger(config)
+    assert ledger.is_chunked == (chunk is not None)
+    machine = Machine(torch.device("cpu"), getattr(torch, dtype))
+    model = build_model(config, machine).train()
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    tokens = torch.randint(vocab_size, (12, 64))
+    with LiveStorages([*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters())]) as live:
+        with machine.autocast():
+            loss = loss_sums(model.head, model.hidden(tokens), tokens, vocab_size=vocab_size).nll
+        loss.backward()
+    fixed = ledger.weights + ledger.gradients + ledger.muon_state + ledger.adamw_state
+    total = ledger.cola_m_total if ledger.is_cola_m else ledger.plain_total
+    assert total is not None
+
+    assert total - fixed == pytest.approx(live.peak, rel=0.05)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -129,12 +216,10 @@ def test_cola_m_keeps_what_the_ledger_says(preset: str, dtype: str) -> None:
     machine = Machine(torch.device("cpu"), getattr(torch, dtype))
     model = build_model(config, machine).train()
     tokens = torch.randint(config.model.vocab_size, (16, config.model.seq_len))
-    with LiveStorages() as live:
-        for p in (*model.parameters(), *model.buffers()):
-            live.alive[p.untyped_storage()._cdata] = 0
+    with LiveStorages([*model.parameters(), *model.buffers()]) as live:
         with machine.autocast():
             loss = loss_sums(model.head, model.hidden(tokens), tokens, vocab_size=config.model.vocab_size).nll
-        kept = sum(live.alive.values())  # while the graph of the loss is alive
+        kept = live.now  # while the graph of the loss is alive
         assert loss.requires_grad
         assert ledger.cola_m_activations is not None
         assert ledger.cola_m_activations + ledger.logits == pytest.approx(kept, rel=0.05)

@@ -70,7 +70,7 @@ def _listing_norm(printed: Printed) -> Iterator[Contradiction]:
     listing = printed.words(("§2.1.1", "listing", "norm of Q, K and V"))
     equation = printed.words(("§2.1.1", "eq. 3", "norm of Q, K and V"))
     positions = printed["Table 7", "caption", "seq_len"]
-    d_k = config("cola").model.head_dim
+    n_heads, d_k = config("cola").model.n_heads, config("cola").model.head_dim
     bound = 1 / math.sqrt(d_k) if listing.value == L2_NORM else math.sqrt(d_k)
     ratio = math.exp(2 * bound)
     weight = ratio / (ratio + positions.value - 1)
@@ -87,9 +87,9 @@ def _listing_norm(printed: Printed) -> Iterator[Contradiction]:
             ("largest logit with RMSNorm", math.sqrt(d_k)),
         ),
         f"With the listing's L2 norm no attention weight can exceed {ratio:.2f} times another",
-        f"unit queries and keys of width {d_k} bound the logits to ±{bound:.3f}, so that one of "
-        f"{show(positions.value)} positions gets at most {100 * weight:.2f} % of the attention "
-        f"({100 / positions.value:.2f} % if uniform); RMSNorm would allow ±{math.sqrt(d_k):.0f}",
+        f"unit queries and keys of width {d_k} ({n_heads} heads; the paper prints no number) bound the logits to "
+        f"±{bound:.3f}, so that one of {show(positions.value)} positions gets at most {100 * weight:.2f} % of the "
+        f"attention ({100 / positions.value:.2f} % if uniform); RMSNorm would allow ±{math.sqrt(d_k):.0f}",
     )
 
 
@@ -127,7 +127,7 @@ def _room_for_more(printed: Printed) -> Iterator[Contradiction]:
             (("sequences that fit", float(fits)), ("GB at one more", next_one)),
             f"Table 5's largest batch of {largest.printed} for {largest.row} leaves room on a {MEMORY_GB:.0f} GB card",
             f"{vram.printed} GB at batch {show(batch.value)} is at most {vram.value / batch.value:.2f} GB "
-            f"per sequence, so {fits} fit in {usable:.1f} GB",
+            f"per sequence, so {fits} fit in {usable:.1f} GB ({100 * USABLE_FRAC:.0f} % of the card)",
         )
 
 

@@ -1,0 +1,108 @@
+"""The ledger's CUDA side, which no CPU can run, against sums written out by hand. On CUDA itself: tests/gpu."""
+
+import pytest
+
+from colakit.analysis.memory import memory_ledger
+from colakit.config.load import resolve
+from colakit.records import MemoryRecord
+
+# d_model 24 in 4 heads of 6 with 2 key and value heads (so k and v are 12 wide), d_ff 40, 10 · 3 tokens. The rank is a
+# quarter of the input: 6, and 10 after the feed-forward.
+SETS = (
+    "model.d_model=24",
+    "model.n_heads=4",
+    "model.n_kv_heads=2",
+    "model.d_ff=40",
+    "model.n_layers=2",
+    "model.vocab_size=50",
+    "model.seq_len=10",
+    "model.remat=none",
+    "train.batch_size=3",
+    "train.device=cuda",
+)
+TOKENS = 30
+
+
+def ledger(preset: str, *sets: str) -> MemoryRecord:
+    return memory_ledger(resolve(preset, sets=[*SETS, *sets]).config)
+
+
+def plain(record: MemoryRecord) -> dict[str, int]:
+    return {stage.name: stage.plain_bytes for stage in record.activations}
+
+
+def test_bfloat16_with_low_rank_layers_and_dropout() -> None:
+    record = ledger("cola-fan-dropout", "model.fan_ratio=0.25", "train.dtype=bfloat16")
+    # Hybrid: two norms in the first block, one in the second, one at the end; input in float32, 1/RMS; final dropout.
+    norms = TOKENS * ((3 + 1) * (24 * 4 + 4) + 24)
+    # x; A·x and GELU of it in two branches of rank 6 each for q, k, v; a byte of mask each; 6 + 3 + 3 angles.
+    qkv = 2 * TOKENS * (2 * 24 + 3 * 2 * (2 * 2 * 6 + 6) + 2 * (6 + 3 + 3))
+    # Before their norms with 1/RMS a head, after them, the output, the log-sums; cos and sin for q, k of both blocks.
+    attention = 2 * TOKENS * (2 * 48 + 4 * 8 + 2 * 48 + 2 * 24 + 4 * 4) + 2 * 2 * 2 * 2 * 10 * 3
+    assert plain(record) == {
+        "embedding": TOKENS * 8,
+        "norms": norms,
+        "qkv": qkv,
+        "attention": attention,
+        "o": 2 * TOKENS * (2 * 2 * 6 + 24),
+        "gate_up": 2 * TOKENS * (2 * (24 + 3 * 40) + 2 * 2 * 6),
+        "down": 2 * TOKENS * (2 * 40 + 2 * 2 * 10),
+        "head": TOKENS * (2 * 24 + 2 * 2 * 6 + 8),
+    }
+    assert record.logits == TOKENS * 50 * 4
+
+
+def test_float32_with_shared_key_and_value_heads_keeps_the_weights_of_all_pairs() -> None:
+    sets = ("model.qkv_norm=none", "model.norm=pre", "train.dtype=float32")
+    shared = plain(ledger("original", *sets))
+    # q, k and v for each query head; 4 heads of 10 weights; the tables.
+    assert shared["attention"] == 2 * TOKENS * 4 * (3 * 24 + 4 * 10) + 2 * 4 * 10 * 3
+    assert shared["o"] == 2 * TOKENS * 4 * 24  # copied
+    dropped = plain(ledger("original", *sets, "model.attention_dropout=0.1"))
+    assert dropped["attention"] - shared["attention"] == 2 * TOKENS * 4 * 10 * (4 + 1)  # their product, and a mask
+    # Fused: q and k, the wide product that v is a part of, the output, the log-sums.
+    own = plain(ledger("original", *sets, "model.n_kv_heads=4"))
+    assert own["attention"] == 2 * TOKENS * (4 * (2 * 24 + 72 + 24) + 4 * 4) + 2 * 4 * 10 * 3
+    assert own["o"] == 0
+
+
+def test_what_is_held_at_the_worst_moment() -> None:
+    """All that stays, and the logits with their gradients; with CoLA-M a block computed again may be more."""
+    for vocab_size in (50, 900):
+        record = ledger("cola-smollm2-muon", "train.dtype=bfloat16", f"model.vocab_size={vocab_size}")
+        stays = record.weights + record.gradients + record.muon_state + record.adamw_state
+        assert record.plain_total == stays + record.weight_copies + record.plain_activations + 3 * record.logits
+        assert record.cola_m_activations is not None
+        assert record.recomputed_block is not None
+        many = vocab_size == 900
+        most = 3 * record.logits if many else record.recomputed_block
+        assert (3 * record.logits > record.recomputed_block) == many
+        assert record.cola_m_total == stays + record.cola_m_activations + most
+
+
+def test_autocast_keeps_its_copies_to_the_end_of_the_forward_pass() -> None:
+    record = ledger("cola-smollm2", "train.dtype=bfloat16", "model.n_layers=30", "model.vocab_size=900")
+    assert record.cola_m_activations is not None
+    assert record.cola_m_total == (
+        2 * record.weights + record.adamw_state + record.cola_m_activations + record.weight_copies + 2 * record.logits
+    )
+
+
+@pytest.mark.parametrize(("preset", "head"), [("original", 50 * 24), ("cola-fan-muon", 6 * (50 + 24))])
+def test_a_total_in_chunks_holds_one_chunk(preset: str, head: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the gradient of the head's weights twice: of the chunk, and the sum so far."""
+    at_once = ledger(preset)
+    monkeypatch.setattr("colakit.analysis.chunking.MAX_LOGITS", 7 * 50)
+    chunked = ledger(preset)
+    assert (at_once.is_chunked, chunked.is_chunked) == (False, True)
+    assert chunked.chunked_logits == 7 * 50 * 4
+    assert chunked.loss_gradients == 2 * chunked.chunked_logits + 2 * 2 * head
+    kept = chunked.weight_copies + chunked.plain_activations - at_once.weight_copies - at_once.plain_activations
+    logits = chunked.chunked_logits + chunked.loss_gradients
+    assert chunked.plain_total - at_once.plain_total == kept + logits - 3 * at_once.logits
+
+
+def test_only_one_micro_batch_is_held() -> None:
+    whole = ledger("cola", "train.batch_size=12")
+    assert plain(ledger("cola", "train.batch_size=12", "train.micro_batch_size=3")) == plain(ledger("cola"))
+    assert whole.plain_activations > 3 * ledger("cola").plain_activations
