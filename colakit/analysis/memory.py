@@ -10,10 +10,10 @@ Attention leaves the fused kernels for single operations, which keep n² weights
 CUDA in float32 with fewer key and value heads than query heads.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 from colakit.analysis.chunking import is_chunked, tokens_per_chunk
+from colakit.analysis.hardware import FLOAT32_BYTES, Precision, precision_of
 from colakit.analysis.inventory import group_of, parameters
 from colakit.analysis.layers import Layer, block_layers, head_layer
 from colakit.config.schema import ModelConfig, RunConfig
@@ -22,29 +22,7 @@ from colakit.records import MemoryRecord, StageMemory
 Stage = Literal["embedding", "norms", "qkv", "attention", "o", "gate_up", "down", "head"]
 STAGES: tuple[Stage, ...] = ("embedding", "norms", "qkv", "attention", "o", "gate_up", "down", "head")
 
-_FLOAT32 = 4
 _INT64 = 8
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Where and in what type the products run; weights, gradients and the residual stream are float32 always."""
-
-    device: Literal["cpu", "cuda"]
-    dtype: Literal["float32", "bfloat16"]
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of what the products give."""
-        return 2 if self.dtype == "bfloat16" else _FLOAT32
-
-
-def precision_of(config: RunConfig) -> Precision:
-    """Where `config` would train: ``auto`` counts as a GPU that multiplies bfloat16, unless the device is a CPU."""
-    device: Literal["cpu", "cuda"] = "cpu" if config.train.device == "cpu" else "cuda"
-    if config.train.dtype != "auto":
-        return Precision(device, config.train.dtype)
-    return Precision(device, "float32" if device == "cpu" else "bfloat16")
 
 
 def memory_ledger(config: RunConfig) -> MemoryRecord:
@@ -55,14 +33,14 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
     sizes = {"muon": 0, "adamw_decayed": 0, "adamw_plain": 0}
     for p in parameters(model):
         sizes[group_of(p.role, muon=config.optim.optimizer == "muon")] += p.size
-    weights = _FLOAT32 * sum(sizes.values())
-    muon_state, adamw_state = _FLOAT32 * sizes["muon"], 2 * (weights - _FLOAT32 * sizes["muon"])
+    weights = FLOAT32_BYTES * sum(sizes.values())
+    muon_state, adamw_state = FLOAT32_BYTES * sizes["muon"], 2 * (weights - FLOAT32_BYTES * sizes["muon"])
     chunked = is_chunked(tokens, model.vocab_size)
     copies = _weight_copies(model, precision, blocks=model.n_layers, head=not chunked)
     activations, block = _activations(model, precision, tokens, chunked=chunked)
     plain = sum(stage.plain_bytes for stage in activations)
-    logits = tokens * _FLOAT32 * model.vocab_size
-    chunked_logits = min(tokens, tokens_per_chunk(model.vocab_size)) * _FLOAT32 * model.vocab_size
+    logits = tokens * FLOAT32_BYTES * model.vocab_size
+    chunked_logits = min(tokens, tokens_per_chunk(model.vocab_size)) * FLOAT32_BYTES * model.vocab_size
     held_logits = chunked_logits if chunked else logits
     loss_gradients = _loss_gradients(model, precision, held_logits, chunked=chunked)
     fixed = 2 * weights + muon_state + adamw_state
@@ -127,7 +105,7 @@ def _block(model: ModelConfig, depth: int, p: Precision) -> dict[Stage, int]:
     qkv = [layers["q"], layers["k"], layers["v"]]
     d, d_ff, item = model.d_model, model.d_ff, p.itemsize
     stages = dict.fromkeys(STAGES, 0)
-    stages["norms"] = _norms_around(model, depth) * _norm(d, 1, _FLOAT32, p)
+    stages["norms"] = _norms_around(model, depth) * _norm(d, 1, FLOAT32_BYTES, p)
     stages["qkv"] = item * d + _low_rank(qkv, p, dropout=model.fan_dropout > 0) + _fan_arguments(model, qkv, p)
     if "fan" in layers:  # autocast copies its input for each of its two products
         copies = 2 if p.dtype == "bfloat16" else 1
@@ -149,7 +127,7 @@ def _norms_around(model: ModelConfig, depth: int) -> int:
 
 def _norm(width: int, groups: int, itemsize: int, p: Precision) -> int:
     """An RMSNorm: input and 1/RMS of each group; on a CPU the input in float32, and the normalised one."""
-    return 4 * groups + (2 * _FLOAT32 * width if p.device == "cpu" else itemsize * width)
+    return 4 * groups + (2 * FLOAT32_BYTES * width if p.device == "cpu" else itemsize * width)
 
 
 def _dropout_mask(width: int, itemsize: int, p: Precision, *, active: bool) -> int:
@@ -184,7 +162,7 @@ def _attention(model: ModelConfig, p: Precision) -> int:
         return normed + item * 3 * d + products + _dropout_mask(weights, item, p, active=model.attention_dropout > 0)
     if model.effective_qkv_norm == "none" and model.linear == "dense":
         normed = item * (d + kv)  # V is a part of one wide product, which stays whole
-    return normed + item * (2 * d + 2 * kv) + _FLOAT32 * model.n_heads
+    return normed + item * (2 * d + 2 * kv) + FLOAT32_BYTES * model.n_heads
 
 
 def _is_unfused(model: ModelConfig, p: Precision) -> bool:
@@ -198,10 +176,10 @@ def _ends(model: ModelConfig, p: Precision, *, chunked: bool) -> dict[Stage, int
     """Outside the blocks: token ids, final norm, the head's input and factors, targets."""
     stages = dict.fromkeys(STAGES, 0)
     stages["embedding"] = _INT64
-    stages["norms"] = _norm(model.d_model, 1, _FLOAT32, p)
-    stages["norms"] += _dropout_mask(model.d_model, _FLOAT32, p, active=model.final_dropout > 0)
+    stages["norms"] = _norm(model.d_model, 1, FLOAT32_BYTES, p)
+    stages["norms"] += _dropout_mask(model.d_model, FLOAT32_BYTES, p, active=model.final_dropout > 0)
     # In chunks, the backward pass starts from the hidden states, which are float32.
-    kept = _FLOAT32 * model.d_model if chunked else p.itemsize * model.d_model + _low_rank([head_layer(model)], p)
+    kept = FLOAT32_BYTES * model.d_model if chunked else p.itemsize * model.d_model + _low_rank([head_layer(model)], p)
     stages["head"] = kept + _INT64
     return stages
 
@@ -209,7 +187,7 @@ def _ends(model: ModelConfig, p: Precision, *, chunked: bool) -> dict[Stage, int
 def _kept_by_cola_m(model: ModelConfig, p: Precision) -> dict[Stage, int]:
     """A block's input, and what its A's (and FAN's W_p) give."""
     stages = dict.fromkeys(STAGES, 0)
-    stages["norms"] = _FLOAT32 * model.d_model
+    stages["norms"] = FLOAT32_BYTES * model.d_model
     for layer in block_layers(model):
         stage: Stage = "qkv" if layer.name in ("q", "k", "v", "fan") else layer.name  # type: ignore[assignment]
         kept = (w.shape[0] for w in layer.weights if w.name in ("a", "a_p", "a_np", "w_p"))
@@ -224,9 +202,9 @@ def _constants(model: ModelConfig, p: Precision, stage: Stage) -> int:
     """The rotary tables; in bfloat16 each block's Q and K have copies of their own. The listing's gates."""
     table = model.seq_len * model.head_dim // 2
     if stage == "attention":
-        return 2 * _FLOAT32 * table if p.dtype == "float32" else model.n_layers * 4 * p.itemsize * table
+        return 2 * FLOAT32_BYTES * table if p.dtype == "float32" else model.n_layers * 4 * p.itemsize * table
     if stage == "down" and model.norm == "listing":
-        return model.n_layers * _FLOAT32 * model.d_model
+        return model.n_layers * FLOAT32_BYTES * model.d_model
     return 0
 
 
