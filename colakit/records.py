@@ -88,6 +88,19 @@ class EvalRecord(Record):
 
 
 @dataclass(frozen=True)
+class OptimizerPart:
+    """What one part of the optimizer costs in a step."""
+
+    name: str
+    """``muon`` or ``adamw``."""
+    parameters: int
+    ms: float
+    """Median over the steps."""
+    flops: int
+    """Of its matrix products, Newton–Schulz; AdamW has none."""
+
+
+@dataclass(frozen=True)
 class RunSummary(Record):
     """What a finished or interrupted training run reached."""
 
@@ -108,6 +121,8 @@ class RunSummary(Record):
     parameters: int
     train_s: float
     tokens_per_s: float
+    optimizer: tuple[OptimizerPart, ...]
+    """Empty where every update was skipped."""
     data_fingerprint: str
     prompt: str
     sample: str
@@ -130,6 +145,8 @@ class BenchRecord(Record):
     examples_per_s: float | None
     tokens_per_s: float | None
     step_ms: float | None
+    optimizer: tuple[OptimizerPart, ...]
+    """Its parts; empty where nothing was measured."""
     vram_gib: float | None
     """Peak memory that torch allocated on the GPU."""
     rss_gib: float | None

@@ -7,8 +7,10 @@ activations, rotary positions, the softmax, the embedding's lookup and AdamW's u
 from collections.abc import Iterator
 
 from colakit.analysis.chunking import is_chunked
+from colakit.analysis.hardware import precision_of
 from colakit.analysis.inventory import group_of, parameters
 from colakit.analysis.layers import Layer, block_layers, head_layer
+from colakit.analysis.newton_schulz import cheaper_form, newton_schulz_flops
 from colakit.analysis.table6 import TRAINING
 from colakit.config.schema import ModelConfig, RunConfig
 from colakit.records import ComponentFlops, FlopRecord, SeqLenFlops
@@ -30,7 +32,7 @@ def step_flops(config: RunConfig) -> FlopRecord:
     causal = _product_flops(model, batch_size, pairs)
     full = _product_flops(model, batch_size, model.seq_len**2)
     recompute = sum(c.recompute for c in components)
-    newton_schulz = newton_schulz_flops(config)
+    muon = newton_schulz(config)
     tokens = batch_size * model.seq_len
     return FlopRecord(
         preset=config.preset,
@@ -44,8 +46,8 @@ def step_flops(config: RunConfig) -> FlopRecord:
         causal_attention_product=causal,
         causal_model_flops=TRAINING * (forward - full + causal),
         recompute=recompute,
-        newton_schulz=newton_schulz,
-        hardware_flops=TRAINING * forward + recompute + newton_schulz,
+        newton_schulz=muon,
+        hardware_flops=TRAINING * forward + recompute + muon,
         model_flops_per_token=TRAINING * forward // tokens,
         by_seq_len=tuple(_at(model, factor * model.seq_len) for factor in SEQ_LEN_FACTORS),
         attention_overtakes_at=_layers_per_token(model) // _product_flops(model, 1, 1) + 1,
@@ -116,17 +118,23 @@ def _product_flops(model: ModelConfig, batch_size: int, pairs: int) -> int:
     return model.n_layers * 4 * batch_size * pairs * model.n_heads * model.head_dim
 
 
-def newton_schulz_flops(config: RunConfig) -> int:
-    """Muon's iterations over all matrices it updates: per iteration X·Xᵀ, its square, and their product with X."""
+def newton_schulz(config: RunConfig) -> int:
+    """Muon's iterations over all matrices it updates, each in the form that the device takes.
+
+    A GPU that multiplies bfloat16 iterates in the textbook's form, anything else in the one with fewer operations.
+    """
     if config.optim.optimizer != "muon":
         return 0
-    return config.optim.ns_steps * sum(
-        2 * short * short * (2 * long + short) for short, long in _muon_matrices(config.model)
+    steps, a = config.optim.ns_steps, config.optim.ns_coefficients[0]
+    on_cuda = precision_of(config).device == "cuda"
+    return sum(
+        newton_schulz_flops(short, long, steps, a, "textbook" if on_cuda else cheaper_form(short, long, steps, a))
+        for short, long in muon_matrices(config.model)
     )
 
 
-def _muon_matrices(model: ModelConfig) -> Iterator[tuple[int, int]]:
-    """Shorter and longer side of each matrix."""
+def muon_matrices(model: ModelConfig) -> Iterator[tuple[int, int]]:
+    """Shorter and longer side of each matrix that Muon would update."""
     for p in parameters(model):
         if group_of(p.role, muon=True) == "muon":
             sides = sorted((p.shape[0] // p.matrices, p.shape[1]))

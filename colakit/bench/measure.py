@@ -17,7 +17,7 @@ import torch
 from colakit.build import Machine, build_model, build_optimizer, pick_machine
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
-from colakit.records import BenchRecord
+from colakit.records import BenchRecord, OptimizerPart
 from colakit.train.step import TrainStep, is_out_of_memory
 from colakit.units import gib
 
@@ -44,7 +44,7 @@ def measure(config: RunConfig, machine: Machine, steps: int) -> BenchRecord:
     """Time `steps` optimizer steps of `config` in this process, after a warm-up."""
     record = _empty_record(config, machine, steps)
     try:
-        times, skipped = _time_steps(config, machine, steps)
+        times, skipped, parts = _time_steps(config, machine, steps)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -60,6 +60,7 @@ def measure(config: RunConfig, machine: Machine, steps: int) -> BenchRecord:
         examples_per_s=batch / step_s,
         tokens_per_s=batch * config.model.seq_len / step_s,
         step_ms=1000.0 * step_s,
+        optimizer=parts,
         vram_gib=gib(torch.cuda.max_memory_allocated(machine.device)) if on_cuda else None,
         rss_gib=_peak_rss_gib(),
         reason=None if on_cuda else "no GPU, so no VRAM",
@@ -79,14 +80,15 @@ def _empty_record(config: RunConfig, machine: Machine, steps: int) -> BenchRecor
         examples_per_s=None,
         tokens_per_s=None,
         step_ms=None,
+        optimizer=(),
         vram_gib=None,
         rss_gib=None,
         reason=None,
     )
 
 
-def _time_steps(config: RunConfig, machine: Machine, steps: int) -> tuple[list[float], int]:
-    """Seconds of each step, and how many made no update."""
+def _time_steps(config: RunConfig, machine: Machine, steps: int) -> tuple[list[float], int, tuple[OptimizerPart, ...]]:
+    """Seconds of each step, how many made no update, and what the optimizer's parts cost."""
     model = build_model(config, machine).train()
     optimizer = build_optimizer(model, config.optim)
     step = TrainStep(model, optimizer, machine, lr_at=lambda _: config.optim.lr, grad_clip=config.optim.grad_clip)
@@ -98,7 +100,7 @@ def _time_steps(config: RunConfig, machine: Machine, steps: int) -> tuple[list[f
         if machine.device.type == "cuda":
             torch.cuda.synchronize(machine.device)  # the optimizer's kernels run on after the step's sync
         times.append(time.perf_counter() - started)
-    return times[WARMUP_STEPS:], skipped
+    return times[WARMUP_STEPS:], skipped, optimizer.costs(last=steps)
 
 
 def _random_batches(config: RunConfig) -> list[Batch]:

@@ -80,4 +80,6 @@ def as_set_takes_it(value: object) -> str:
     """A value in the words ``--set`` reads: `none` for an unset field, `true` and `false`, bare strings."""
     if value is None:
         return "none"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(as_set_takes_it, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -17,6 +17,7 @@ def check(config: RunConfig) -> Iterator[Finding]:
     yield from _variants(config)
     yield from _data(config)
     yield from _batches(config)
+    yield from _muon(config)
 
 
 def check_explicit(config: RunConfig, explicit: frozenset[str]) -> Iterator[Finding]:
@@ -36,7 +37,10 @@ def check_explicit(config: RunConfig, explicit: frozenset[str]) -> Iterator[Find
         ("model.rank", config.model.linear == "dense", "dense has no low-rank layers", "model.linear=cola"),
         ("model.fan_ratio", config.model.fan == "none", "model.fan = 'none' has no Fourier features", "model.fan=qkv"),
         ("optim.momentum", adamw, "AdamW has no such momentum (it has beta1)", "optim.optimizer=muon"),
+        ("optim.nesterov", adamw, "AdamW has no such momentum (it has beta1)", "optim.optimizer=muon"),
         ("optim.ns_steps", adamw, "AdamW does not orthogonalise", "optim.optimizer=muon"),
+        ("optim.ns_coefficients", adamw, "AdamW does not orthogonalise", "optim.optimizer=muon"),
+        ("optim.update_scaling", adamw, "AdamW's updates are not scaled", "optim.optimizer=muon"),
         ("data.dataset", config.data.source != "hub", no_dataset, "data.source=hub"),
         ("data.dataset_config", config.data.source != "hub", no_dataset, "data.source=hub"),
     )
@@ -262,4 +266,26 @@ def _batches(config: RunConfig) -> Iterator[Finding]:
         f"batch_size ({batch}) must be divisible by micro_batch_size",
         f"Use one of {_divisors(batch, micro)}.",
         "train.batch_size",
+    )
+
+
+_LARGEST_SINGULAR_VALUE = 2.0
+"""Newton–Schulz is to bring every singular value near 1."""
+
+
+def _muon(config: RunConfig) -> Iterator[Finding]:
+    optim = config.optim
+    values = [i / 1000 for i in range(1, 1001)]
+    a, b, c = optim.ns_coefficients
+    for _ in range(optim.ns_steps):
+        # Beyond the bound the odd polynomial may only grow: no need to follow it out of float's range.
+        values = [s if abs(s) > 1e6 else a * s + b * s**3 + c * s**5 for s in values]
+    largest = max(map(abs, values))
+    yield from _broken(
+        config,
+        largest > _LARGEST_SINGULAR_VALUE,
+        "optim.ns_coefficients",
+        f"{optim.ns_steps} iterations would make a singular value of a normalised matrix {largest:.3g}",
+        "Choose coefficients that bring 0 to 1 near 1, as 3.4445, -4.775, 2.0315 do.",
+        "optim.ns_steps",
     )

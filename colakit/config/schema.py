@@ -15,6 +15,7 @@ Depth = Annotated[int, Field(ge=1, le=1000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 DEFAULT_FAN_RATIO = 0.15
@@ -101,8 +102,15 @@ class OptimConfig(Section):
     beta1: Probability = Field(0.9, description="AdamW: decay of the first moment")
     beta2: Probability = Field(0.95, description="AdamW: decay of the second moment")
     eps: PositiveFloat = Field(1e-8, description="AdamW: epsilon")
-    momentum: Probability = Field(0.95, description="Muon: momentum, Nesterov")
+    momentum: Probability = Field(0.95, description="Muon: momentum")
+    nesterov: bool = Field(True, description="Muon: look ahead by one more momentum step")
     ns_steps: Annotated[int, Field(ge=1, le=20)] = Field(5, description="Muon: Newton–Schulz iterations")
+    ns_coefficients: Annotated[tuple[PositiveFloat, FiniteFloat, FiniteFloat], Field(strict=False)] = Field(
+        (3.4445, -4.7750, 2.0315), description="Muon: [a, b, c] of an iteration a·s + b·s³ + c·s⁵"
+    )
+    update_scaling: Literal["match_rms_adamw", "original"] = Field(
+        "match_rms_adamw", description="Muon: 0.2·√max(rows, columns), or √max(1, rows / columns)"
+    )
     warmup_steps: NonNegative = Field(2000, description="linear warm-up; a run shorter than it gets max_steps // 10")
     min_lr_frac: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         0.0, description="floor of the cosine, as a share of lr"

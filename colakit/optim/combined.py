@@ -8,8 +8,10 @@ from torch.optim import AdamW, Optimizer
 
 from colakit.config.schema import OptimConfig
 from colakit.model.linear import ParamRole
+from colakit.optim.clock import Clock
 from colakit.optim.groups import Routing, route
 from colakit.optim.muon import Muon
+from colakit.records import OptimizerPart
 
 
 class CombinedOptimizer:
@@ -28,8 +30,11 @@ class CombinedOptimizer:
                 [group],
                 lr=config.lr,
                 momentum=config.momentum,
+                nesterov=config.nesterov,
                 weight_decay=config.weight_decay,
                 ns_steps=config.ns_steps,
+                ns_coefficients=config.ns_coefficients,
+                update_scaling=config.update_scaling,
             )
         adamw = [
             {"params": [parameters[n] for n in self.routing.adamw_decayed], "weight_decay": config.weight_decay},
@@ -42,6 +47,8 @@ class CombinedOptimizer:
             eps=config.eps,
             fused=True,
         )
+        device = next(model.parameters()).device
+        self._clocks = {name: Clock(device) for name in self.parts}
 
     def set_lr(self, lr: float) -> None:
         """Give every group of both parts this learning rate."""
@@ -52,8 +59,20 @@ class CombinedOptimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Update all parameters from their gradients."""
-        for part in self.parts.values():
-            part.step()
+        for name, part in self.parts.items():
+            with self._clocks[name].measure():
+                part.step()
+
+    def costs(self, last: int = 1000) -> tuple[OptimizerPart, ...]:
+        """What each part costs, its time the median of the `last` steps; empty before the first."""
+        found = []
+        for name, part in self.parts.items():
+            ms = self._clocks[name].median_ms(last)
+            if ms is not None:
+                size = sum(p.numel() for group in part.param_groups for p in group["params"])
+                flops = part.flops_per_step() if isinstance(part, Muon) else 0
+                found.append(OptimizerPart(name, size, ms, flops))
+        return tuple(found)
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

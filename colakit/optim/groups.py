@@ -26,8 +26,9 @@ class Routing:
 def route(model: nn.Module, roles: Mapping[str, ParamRole], *, muon: bool) -> Routing:
     """Assign every parameter of `model` to one group.
 
-    Raises ValueError, with the routing table, where a parameter has no role, a role has no parameter, or Muon was asked
-    for and would get no matrix: it is known to be switched off in silence by name filters that match nothing.
+    Raises ValueError, with the routing table, where a parameter has no role, a role has no parameter, one tensor would
+    be in two groups, or Muon was asked for and would get no matrix, or an embedding or a head: it is known to be
+    switched off in silence by name filters that match nothing, and to take tied embeddings for matrices.
     """
     names = dict(model.named_parameters())
     groups = {name: group_of(role.role, muon=muon) for name, role in roles.items()}
@@ -36,9 +37,25 @@ def route(model: nn.Module, roles: Mapping[str, ParamRole], *, muon: bool) -> Ro
         adamw_decayed=tuple(n for n, group in groups.items() if group == "adamw_decayed"),
         adamw_plain=tuple(n for n, group in groups.items() if group == "adamw_plain"),
     )
-    if names.keys() != roles.keys():
-        without = ", ".join(sorted(names.keys() ^ roles.keys()))
-        raise ValueError(f"parameters and roles differ: {without}\n{routing.table(roles)}")
-    if muon and not routing.muon:
-        raise ValueError(f"no matrix would reach Muon\n{routing.table(roles)}")
+    problem = _shared(model, roles, routing)
+    if problem is None and names.keys() != roles.keys():
+        problem = f"parameters and roles differ: {', '.join(sorted(names.keys() ^ roles.keys()))}"
+    if problem is None and muon and not routing.muon:
+        problem = "no matrix would reach Muon"
+    if problem is not None:
+        raise ValueError(f"{problem}\n{routing.table(roles)}")
     return routing
+
+
+def _shared(model: nn.Module, roles: Mapping[str, ParamRole], routing: Routing) -> str | None:
+    """What is wrong where two names are one memory, whole or in part: they must not be Muon's and AdamW's both."""
+    memory = {
+        name: p.untyped_storage().data_ptr() or id(p)  # on the meta device all addresses are 0
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if name in roles
+    }
+    for mine in routing.muon:
+        for name in (*routing.adamw_decayed, *routing.adamw_plain):
+            if mine in memory and memory[mine] == memory.get(name):
+                return f"one tensor in two groups: {mine} is Muon's, {name} ({roles[name].role}) AdamW's"
+    return None

@@ -3,7 +3,7 @@
 from rich.table import Table
 from rich.text import Text
 
-from colakit.records import BenchRecord, EvalRecord, RunSummary
+from colakit.records import BenchRecord, EvalRecord, OptimizerPart, RunSummary
 from colakit.report.tables import add_name_column, add_number_column, add_text_column, new_table
 from colakit.units import human_count
 
@@ -24,11 +24,18 @@ def summary_table(summary: RunSummary) -> Table:
         "accuracy": f"{summary.accuracy:.3f}",
         "tokens seen": f"{summary.tokens_seen:,}",
         "time": f"{summary.train_s:.1f} s ({summary.tokens_per_s:,.0f} tokens/s in training steps)",
+        "optimizer": _parts(summary.optimizer),
         "data": summary.data_fingerprint,
     }
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table
+
+
+def _parts(parts: tuple[OptimizerPart, ...]) -> str:
+    names = {"muon": "Muon", "adamw": "AdamW"}
+    shown = [f"{names[p.name]} {p.ms:.1f} ms" + (f" ({p.flops / 1e9:,.3g} GFLOP)" if p.flops else "") for p in parts]
+    return f"{', '.join(shown)} a step" if shown else "n/a"
 
 
 def sample_text(summary: RunSummary) -> Text:
@@ -57,7 +64,7 @@ def bench_table(records: list[BenchRecord]) -> Table:
     first = records[0]
     title = f"{first.preset}: {first.device}, attention {first.attention}, seq_len {first.seq_len}, {first.steps} steps"
     table = new_table(title)
-    for column in ("batch size", "it/s", "examples/s", "tokens/s", "ms/step", "VRAM GiB", "RSS GiB"):
+    for column in ("batch size", "it/s", "examples/s", "tokens/s", "ms/step", "optimizer, %", "VRAM GiB", "RSS GiB"):
         add_number_column(table, column)
     add_text_column(table, "note")
     for r in records:
@@ -67,11 +74,17 @@ def bench_table(records: list[BenchRecord]) -> Table:
             figure(r.examples_per_s, "{:.2f}"),
             figure(r.tokens_per_s, "{:,.0f}"),
             figure(r.step_ms, "{:.1f}"),
+            figure(_share(r), "{:.1f}"),
             figure(r.vram_gib, "{:.2f}"),
             figure(r.rss_gib, "{:.2f}"),
             r.reason or "",
         )
     return table
+
+
+def _share(r: BenchRecord) -> float | None:
+    """The optimizer's part of a step, in %."""
+    return 100.0 * sum(part.ms for part in r.optimizer) / r.step_ms if r.optimizer and r.step_ms else None
 
 
 def _figures(title: str) -> Table:

@@ -240,6 +240,7 @@ class Trainer:
             parameters=sum(p.numel() for p in self.model.parameters()),
             train_s=train_s,
             tokens_per_s=tokens / steps_s,
+            optimizer=self.step.optimizer.costs(),
             data_fingerprint=self.data.fingerprint,
             prompt=prompt,
             sample=sample,

@@ -120,7 +120,7 @@ def test_what_show_prints_can_be_set(preset: str) -> None:
     if config.model.fan == "none":
         unused.add("model.fan_ratio")
     if config.optim.optimizer == "adamw":
-        unused |= {"optim.momentum", "optim.ns_steps"}
+        unused |= {f"optim.{key}" for key in ("momentum", "nesterov", "ns_steps", "ns_coefficients", "update_scaling")}
     values = {f"{s}.{k}": v for s, fields in config.model_dump(exclude={"preset"}).items() for k, v in fields.items()}
     sets = [f"{field}={as_set_takes_it(value)}" for field, value in values.items() if field not in unused]
     assert resolve(preset, sets=sets).config == config

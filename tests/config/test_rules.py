@@ -62,7 +62,12 @@ BROKEN = [
     (["data.source=stdlib", "data.dataset=x"], "data.dataset", "reads no Hugging Face dataset", "data.source=hub"),
     (["data.source=stdlib", "data.dataset_config=x"], "data.dataset_config", "reads no Hugging Face", "source=hub"),
     (["optim.momentum=0.9"], "optim.momentum", "AdamW has no such momentum", "optim.optimizer=muon"),
+    (["optim.nesterov=false"], "optim.nesterov", "AdamW has no such momentum", "optim.optimizer=muon"),
     (["optim.ns_steps=7"], "optim.ns_steps", "does not orthogonalise", "optim.optimizer=muon"),
+    (["optim.ns_coefficients=[2,-1.5,0.5]"], "optim.ns_coefficients", "does not orthogonalise", "optimizer=muon"),
+    (["optim.update_scaling=original"], "optim.update_scaling", "are not scaled", "optim.optimizer=muon"),
+    (["optim.optimizer=muon", "optim.ns_coefficients=[3,3,3]"], "optim.ns_coefficients", "matrix 2.56e+30", "near 1"),
+    (["optim.optimizer=muon", "optim.ns_coefficients=[1.9,0,0]"], "optim.ns_coefficients", "matrix 24.8", "near 1"),
 ]
 
 
@@ -96,6 +101,8 @@ ALLOWED = [
     ["optim.warmup_steps=49", "train.max_steps=50"],
     ["train.max_steps=50"],
     ["optim.optimizer=muon", "optim.momentum=0.9", "optim.ns_steps=7"],
+    ["optim.optimizer=muon", "optim.ns_coefficients=[2,-1.5,0.5]", "optim.ns_steps=20"],
+    ["optim.optimizer=muon", "optim.ns_coefficients=[1.9,0,0]", "optim.ns_steps=1"],
     ["model.fan=input", "model.fan_ratio=0.2"],
     ["model.linear=dense", "model.rank=none"],
     ["data.source=stdlib", "data.dataset=none"],

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,7 +13,7 @@ from colakit.analysis import chunking
 from colakit.analysis.flops import step_flops
 from colakit.analysis.inventory import group_of, parameters
 from colakit.analysis.params import total_params
-from colakit.build import lm_config
+from colakit.build import build_optimizer, lm_config
 from colakit.config import rules
 from colakit.config.load import resolve
 from colakit.config.presets import preset_names
@@ -22,7 +21,7 @@ from colakit.config.schema import ModelConfig, RunConfig
 from colakit.loss import loss_sums
 from colakit.model.lm import LM
 from colakit.optim.groups import route
-from colakit.optim.newton_schulz import orthogonalize
+from colakit.optim.muon import Muon
 
 SMALL = ("model.seq_len=40", "model.n_layers=2", "model.vocab_size=700")
 VARIANTS = (
@@ -183,16 +182,25 @@ def test_a_loss_in_chunks_computes_the_head_once_more(preset: str, monkeypatch: 
     assert chunked.model_flops + chunked.recompute == counted(step_of(config, chunked=True))
 
 
+@pytest.mark.parametrize("ns_steps", [3, 5, 7])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("preset", ["cola-fan-muon", "original"])
-def test_newton_schulz_equals_pytorchs_counter(preset: str) -> None:
-    config = resolve(preset, sets=[*SMALL, "optim.optimizer=muon", "optim.ns_steps=3"]).config
-
-    def orthogonalize_all() -> None:
-        for p in parameters(config.model):
-            if group_of(p.role, muon=True) == "muon":
-                stack: Tensor = torch.zeros(p.matrices, p.shape[0] // p.matrices, p.shape[1], device="meta")
-                orthogonalize(stack, 3, torch.float32)
-
-    assert step_flops(config).newton_schulz == counted(orthogonalize_all) > 0
+def test_newton_schulz_equals_pytorchs_counter(
+    preset: str, device: str, ns_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the optimizer as it is built. On CUDA in the textbook's form, as bfloat16 asks for."""
+    sets = [*SMALL, "optim.optimizer=muon", f"optim.ns_steps={ns_steps}", f"train.device={device}"]
+    config = resolve(preset, sets=sets).config
+    if device == "cuda":
+        monkeypatch.setattr("colakit.optim.newton_schulz.compute_dtype", lambda _: torch.bfloat16)
+        monkeypatch.setattr("colakit.optim.muon.compute_dtype", lambda _: torch.bfloat16)
+    with torch.device("meta"):
+        model = LM(lm_config(config.model, "sdpa"))
+    optimizer = build_optimizer(model, config.optim)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    muon = optimizer.parts["muon"]
+    assert isinstance(muon, Muon)
+    assert step_flops(config).newton_schulz == muon.flops_per_step() == counted(muon.step) > 0
     without = resolve(preset, sets=[*SMALL, "optim.optimizer=adamw"]).config
     assert step_flops(without).newton_schulz == 0

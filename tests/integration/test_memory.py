@@ -1,15 +1,11 @@
 """The ledger against what eager PyTorch holds: unique storages saved for backward, and optimizer state."""
 
 import re
-import weakref
-from collections.abc import Iterable
 
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from colakit.analysis import chunking
 from colakit.analysis.memory import STAGES, Stage, memory_ledger
@@ -19,6 +15,7 @@ from colakit.config.presets import preset_names
 from colakit.config.schema import RunConfig
 from colakit.loss import loss_sums
 from colakit.records import MemoryRecord
+from tests.storages import LiveStorages
 
 SMALL = ("model.n_layers=3", "model.vocab_size=1000", "model.seq_len=48", "train.batch_size=2", "model.remat=none")
 CPU = ("train.device=cpu",)
@@ -150,29 +147,6 @@ def test_weights_gradients_and_optimizer_state(preset: str) -> None:
         held = sum(t.nbytes for s in state for key, t in s.items() if key != "step")
         assert held == expected
     assert (ledger.muon_state > 0) == (config.optim.optimizer == "muon")
-
-
-class LiveStorages(TorchDispatchMode):
-    """Bytes of all storages that operations have made and that are still alive, now and at most."""
-
-    def __init__(self, aside: Iterable[Tensor]) -> None:
-        super().__init__()
-        self._sizes = {t.untyped_storage()._cdata: 0 for t in aside}
-        self.now = 0
-        self.peak = 0
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = operation(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self._sizes:
-                self._sizes[storage._cdata] = storage.nbytes()
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._forget, storage._cdata)
-        self.peak = max(self.peak, self.now)
-        return result
-
-    def _forget(self, key: int) -> None:
-        self.now -= self._sizes.pop(key)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

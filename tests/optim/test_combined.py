@@ -4,10 +4,13 @@ Tolerance of the oracle: float64 on both sides and a few operations per entry, s
 """
 
 import copy
+import time
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from colakit.config.schema import OptimConfig
 from colakit.model.linear import ParamRole
@@ -42,7 +45,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def config(optimizer: str, **changes: float) -> OptimConfig:
+def config(optimizer: str, **changes: Any) -> OptimConfig:
     return OptimConfig(optimizer=optimizer, lr=0.03, weight_decay=0.4, **changes)  # type: ignore[arg-type]
 
 
@@ -72,13 +75,32 @@ def test_adamw_is_the_paper_s_with_decay_on_matrices_embeddings_and_heads_alone(
             )
 
 
-def test_with_muon_the_matrices_are_muon_s_and_the_rest_adamw_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("colakit.optim.muon.compute_dtype", lambda _device: torch.float64)
+OPTIONS: list[dict[str, Any]] = [
+    {"momentum": 0.9},
+    {"nesterov": False},
+    {"ns_steps": 4},
+    {"ns_coefficients": (2.0, -1.5, 0.5)},
+    {"update_scaling": "original"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_with_muon_the_matrices_are_muon_s_and_the_rest_adamw_s(options: dict[str, Any]) -> None:
     model, adamw_model = Toy(), Toy()
-    both = CombinedOptimizer(model, ROLES, config("muon", momentum=0.9, ns_steps=4))
+    chosen = config("muon", **options)
+    both = CombinedOptimizer(model, ROLES, chosen)
     adamw = CombinedOptimizer(adamw_model, ROLES, config("adamw"))
     slow = [
-        ref.SlowMuon(m, lr=0.03, momentum=0.9, weight_decay=0.4, ns_steps=4)
+        ref.SlowMuon(
+            m,
+            lr=0.03,
+            momentum=chosen.momentum,
+            nesterov=chosen.nesterov,
+            weight_decay=0.4,
+            ns_steps=chosen.ns_steps,
+            ns_coefficients=chosen.ns_coefficients,
+            update_scaling=chosen.update_scaling,
+        )
         for m in torch.split(model.get_parameter("w").detach(), (4, 3))
     ]
     for step in range(4):
@@ -192,3 +214,47 @@ def test_muon_s_state_is_one_buffer_and_adamw_s_two(preset: str) -> None:
             assert len(full) == (1 if isinstance(part, Muon) else 2)
     held = [id(p) for part in combined.parts.values() for g in part.param_groups for p in g["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_adamw_s_groups_are_torch_s_adamw(preset: str) -> None:
+    """Bit for bit, on a model: the same groups, the same decay."""
+    model, other = (tiny_model(tiny_config(preset)) for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    combined = CombinedOptimizer(model, model.param_roles(), config("muon"))
+    routing, named = combined.routing, dict(other.named_parameters())
+    groups = [
+        {"params": [named[n] for n in routing.adamw_decayed], "weight_decay": 0.4},
+        {"params": [named[n] for n in routing.adamw_plain], "weight_decay": 0.0},
+    ]
+    plain = torch.optim.AdamW(groups, lr=0.03, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    for step in range(3):
+        for m in (model, other):
+            give_gradients(m, step)
+        combined.step()
+        plain.step()
+    mine = dict(model.named_parameters())
+    for name in (*routing.adamw_decayed, *routing.adamw_plain):
+        assert torch.equal(mine[name], named[name]), name
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_what_its_parts_cost(optimizer: str) -> None:
+    """Parameters of both are all; only Newton–Schulz has matrix products; times are those of the steps."""
+    model = Toy().float()
+    combined = CombinedOptimizer(model, ROLES, config(optimizer))
+    assert combined.costs() == ()
+    give_gradients(model, 0)
+    with FlopCounterMode(display=False) as counter:
+        combined.step()
+    started = time.perf_counter()
+    combined.step()
+    combined.step()
+    passed_ms = 1000.0 * (time.perf_counter() - started)
+    costs = {part.name: part for part in combined.costs(last=2)}
+    assert list(costs) == (["muon", "adamw"] if optimizer == "muon" else ["adamw"])
+    assert sum(part.parameters for part in costs.values()) == sum(p.numel() for p in model.parameters())
+    assert sum(part.flops for part in costs.values()) == counter.get_total_flops()
+    assert costs["adamw"].flops == 0
+    assert all(part.ms > 0.0 for part in costs.values())
+    assert sum(part.ms for part in costs.values()) < passed_ms

@@ -1,9 +1,10 @@
 """Roles to groups. A known trap: a filter by names the model does not have, so that tied embeddings get Muon."""
 
 import pytest
+import torch
 from torch import nn
 
-from colakit.model.linear import ParamRole
+from colakit.model.linear import ParamRole, Role
 from colakit.model.lm import LM
 from colakit.optim.groups import route
 from tests.model.tiny import MUON_PRESETS, PRESETS, tiny_config
@@ -91,3 +92,28 @@ def test_a_parameter_without_a_role_is_refused(muon: bool) -> None:
 def test_a_role_without_a_parameter_is_refused() -> None:
     with pytest.raises(ValueError, match=r"parameters and roles differ: lm_head\.weight"):
         route(Toy(), ROLES | {"lm_head.weight": ParamRole("head")}, muon=True)
+
+
+class Tied(nn.Module):
+    """Two names for one tensor, or for a part of its memory."""
+
+    def __init__(self, *, view: bool) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(6, 4))
+        self.w = nn.Parameter(self.table.data[:3]) if view else self.table
+        self.other = nn.Parameter(torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize("view", [False, True])
+@pytest.mark.parametrize("role", ["embedding", "head"])
+def test_an_embedding_or_head_that_would_be_orthogonalised_is_refused(role: Role, view: bool) -> None:
+    roles = {"table": ParamRole(role, (6,)), "w": ParamRole("matrix", (3,)), "other": ParamRole("matrix", (3,))}
+    with pytest.raises(ValueError, match=f"one tensor in two groups: w is Muon's, table \\({role}\\) AdamW's") as error:
+        route(Tied(view=view), roles, muon=True)
+    assert ["muon", "matrix", "w"] in [line.split() for line in str(error.value).splitlines()]
+
+
+def test_on_the_meta_device_no_two_tensors_are_taken_for_one() -> None:
+    with torch.device("meta"):
+        model = Toy()
+    assert route(model, ROLES, muon=True).muon == ("first.weight",)

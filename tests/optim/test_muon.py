@@ -1,10 +1,11 @@
-"""Muon against a slow float64 version that holds each matrix alone.
+"""Muon against a slow version that holds each matrix alone, both in float64.
 
-With the iteration patched to float64 the two differ by roundings that Newton–Schulz enlarges some 500 times per step:
-1e-10 after six steps is ample, and far below any wrong constant.
+The two differ by roundings that the Gram form enlarges some 20,000 times per step: 1e-10 after six steps is ample, and
+far below any wrong constant.
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,35 +13,50 @@ from torch import Tensor, nn
 
 from colakit.optim.muon import Muon
 from tests.oracles import reference as ref
+from tests.storages import LiveStorages
 
 TIGHT = {"rtol": 0.0, "atol": 1e-10}
-SETTINGS = {"lr": 0.03, "momentum": 0.9, "weight_decay": 0.4, "ns_steps": 5}
-
-
-@pytest.fixture
-def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("colakit.optim.muon.compute_dtype", lambda _device: torch.float64)
+SETTINGS: dict[str, Any] = {
+    "lr": 0.03,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 0.4,
+    "ns_steps": 5,
+    "ns_coefficients": (3.4445, -4.7750, 2.0315),
+    "update_scaling": "match_rms_adamw",
+}
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def muon(params: list[Tensor], rows: list[tuple[int, ...]], **changes: float) -> Muon:
-    return Muon([{"params": params, "matrix_rows": rows}], **(SETTINGS | changes))  # type: ignore[arg-type]
+def muon(params: list[Tensor], rows: list[tuple[int, ...]], **changes: Any) -> Muon:
+    return Muon([{"params": params, "matrix_rows": rows}], **(SETTINGS | changes))
 
 
-SHAPES = [(9, 5), (12, 4), (3, 7), (4, 5)]
-ROWS = [(4, 5), (4, 4, 4), (3,), (4,)]  # unequal rows; (4, 5) is met twice, in a stack and alone
+SHAPES = [(9, 5), (12, 4), (3, 7), (4, 5), (18, 3)]
+ROWS = [(4, 5), (4, 4, 4), (3,), (4,), (9, 9)]  # unequal rows; (4, 5) is met twice, in a stack and alone
 
 
-@pytest.mark.usefixtures("in_float64")
-@pytest.mark.parametrize("changes", [{}, {"momentum": 0.0}, {"weight_decay": 0.0}, {"ns_steps": 3}])
-def test_six_steps_are_those_of_the_slow_version(changes: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"momentum": 0.0},
+        {"nesterov": False},
+        {"weight_decay": 0.0},
+        {"ns_steps": 3},
+        {"ns_steps": 10},
+        {"ns_coefficients": (2.0, -1.5, 0.5)},
+        {"update_scaling": "original"},
+    ],
+)
+def test_six_steps_are_those_of_the_slow_version(changes: dict[str, Any]) -> None:
     params = [nn.Parameter(randn(*s, seed=i)) for i, s in enumerate(SHAPES)]
     optimizer = muon(params, ROWS, **changes)
     slow = [
-        [ref.SlowMuon(m, **(SETTINGS | changes)) for m in torch.split(p.detach(), rows)]  # type: ignore[arg-type]
+        [ref.SlowMuon(m, **(SETTINGS | changes)) for m in torch.split(p.detach(), rows)]
         for p, rows in zip(params, ROWS, strict=True)
     ]
     for step in range(6):
@@ -59,13 +75,12 @@ def test_in_float32_it_stays_close_to_float64() -> None:
     p = nn.Parameter(w.float())
     p.grad = g.float()
     muon([p], [(4, 5)]).step()
-    slow = [ref.SlowMuon(m, **SETTINGS) for m in torch.split(w, (4, 5))]  # type: ignore[arg-type]
+    slow = [ref.SlowMuon(m, **SETTINGS) for m in torch.split(w, (4, 5))]
     for one, part in zip(slow, torch.split(g, (4, 5)), strict=True):
         one.step(part)
     torch.testing.assert_close(p.detach().double(), torch.cat([s.w for s in slow]), rtol=0.0, atol=5e-6)
 
 
-@pytest.mark.usefixtures("in_float64")
 def test_a_stack_is_the_same_matrices_held_apart() -> None:
     whole = nn.Parameter(randn(9, 5))
     parts = [nn.Parameter(m.clone()) for m in torch.split(whole.detach(), (4, 3, 2))]
@@ -161,3 +176,27 @@ def test_a_closure_is_evaluated_with_gradients() -> None:
 
     assert optimizer.step(closure) == pytest.approx(float(randn(9, 5).float().square().sum()))
     assert p.grad is not None
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("steps", [1, 5, 7])
+@pytest.mark.parametrize("shape", [(5, 40), (40, 5), (5, 10), (10, 13)])
+def test_a_step_holds_the_workspace_of_one_shape(
+    shape: tuple[int, int], steps: int, bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the byte, however many matrices and shapes there are: the largest group counts."""
+    if bfloat16:
+        for module in ("muon", "newton_schulz"):
+            monkeypatch.setattr(f"colakit.optim.{module}.compute_dtype", lambda _: torch.bfloat16)
+    rows, columns = shape
+    params = [nn.Parameter(randn(n * rows, columns).float()) for n in (3, 4)] + [nn.Parameter(randn(4, 3).float())]
+    optimizer = muon(list(params), [(rows,) * 3, (rows,) * 4, (4,)], ns_steps=steps)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    held = [t for p in params for t in (p, p.grad, optimizer.state[p]["momentum_buffer"])]
+    assert sum(s["momentum_buffer"].nbytes for s in optimizer.state.values()) == sum(p.nbytes for p in params)
+    with LiveStorages(held) as live:  # type: ignore[arg-type]  # all have gradients
+        optimizer.step()
+    norms = 7 * 4
+    assert live.peak == pytest.approx(optimizer.workspace_bytes(), abs=norms)

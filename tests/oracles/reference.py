@@ -256,29 +256,48 @@ def lm(tokens: Tensor, p: Params, c: Any) -> Tensor:
 # Optimizers, one matrix at a time
 
 
-def newton_schulz(m: Tensor, steps: int) -> Tensor:
+JORDAN = (3.4445, -4.7750, 2.0315)
+
+
+def newton_schulz(m: Tensor, steps: int, coefficients: tuple[float, float, float] = JORDAN) -> Tensor:
     """Eq. 14 and 15 for one matrix as it stands."""
-    x = m / math.sqrt(sum(float(c) ** 2 for c in m.flatten()))
+    a, b, c = coefficients
+    x = m / math.sqrt(sum(float(entry) ** 2 for entry in m.flatten()))
     for _ in range(steps):
         s = x @ x.T
-        x = 3.4445 * x - 4.7750 * (s @ x) + 2.0315 * (s @ s @ x)
+        x = a * x + b * (s @ x) + c * (s @ s @ x)
     return x
 
 
 class SlowMuon:
-    """Muon for one matrix held alone: eq. 10–12 with Nesterov momentum, the 0.2·√max scale and decoupled decay."""
+    """Muon for one matrix held alone: eq. 10–12, the scale of its update and decoupled decay."""
 
-    def __init__(self, w: Tensor, *, lr: float, momentum: float, weight_decay: float, ns_steps: int) -> None:
+    def __init__(
+        self,
+        w: Tensor,
+        *,
+        lr: float,
+        momentum: float,
+        nesterov: bool,
+        weight_decay: float,
+        ns_steps: int,
+        ns_coefficients: tuple[float, float, float],
+        update_scaling: str,
+    ) -> None:
         self.w = w.clone()
         self.m = torch.zeros_like(w)
-        self.lr, self.momentum, self.weight_decay, self.ns_steps = lr, momentum, weight_decay, ns_steps
+        self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
+        self.ns = ns_steps, ns_coefficients
+        rows, columns = w.shape
+        scales = {"match_rms_adamw": 0.2 * math.sqrt(max(rows, columns)), "original": max(1.0, rows / columns) ** 0.5}
+        self.scale = scales[update_scaling]
 
     def step(self, grad: Tensor) -> None:
         """One update."""
         self.m = self.momentum * self.m + grad
-        o = newton_schulz(grad + self.momentum * self.m, self.ns_steps)
+        direction = grad + self.momentum * self.m if self.nesterov else self.m
         decayed = self.w - self.lr * self.weight_decay * self.w
-        self.w = decayed - self.lr * 0.2 * math.sqrt(max(self.w.shape)) * o
+        self.w = decayed - self.lr * self.scale * newton_schulz(direction, *self.ns)
 
 
 class SlowAdamW:

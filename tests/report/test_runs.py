@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.table import Table
 
-from colakit.records import BenchRecord, EvalRecord, RunSummary
+from colakit.records import BenchRecord, EvalRecord, OptimizerPart, RunSummary
 from colakit.report.runs import bench_table, eval_table, sample_text, summary_table
 from colakit.report.tables import print_table, stdout_console
 
@@ -26,6 +26,10 @@ SUMMARY = RunSummary(
     parameters=88_368_000,
     train_s=321.06,
     tokens_per_s=17_654.4,
+    optimizer=(
+        OptimizerPart("muon", parameters=45_675_264, ms=1234.56, flops=204_580_700_472),
+        OptimizerPart("adamw", parameters=47_000_000, ms=23.45, flops=0),
+    ),
     data_fingerprint="0123abcd",
     prompt="once upon",
     sample=" a time",
@@ -52,6 +56,7 @@ BENCH = BenchRecord(
     examples_per_s=50.26548,
     tokens_per_s=38_603.4,
     step_ms=318.31,
+    optimizer=(OptimizerPart("muon", 10, 20.0, 30), OptimizerPart("adamw", 10, 11.831, 0)),
     vram_gib=5.4321,
     rss_gib=1.2345,
     reason=None,
@@ -85,15 +90,18 @@ def test_summary_has_every_figure_with_its_unit(shown) -> None:  # type: ignore[
         "accuracy  0.346",
         "tokens seen  5,678,901",
         "time  321.1 s (17,654 tokens/s in training steps)",
+        "optimizer  Muon 1234.6 ms (205 GFLOP), AdamW 23.4 ms a step",
         "data  0123abcd",
     ]
 
 
 def test_summary_says_interrupted_skipped_and_not_known(shown) -> None:  # type: ignore[no-untyped-def]
-    summary = dataclasses.replace(SUMMARY, interrupted=True, nan_count=3, bits_per_byte=None, gzip_bits_per_byte=None)
+    nothing = {"bits_per_byte": None, "gzip_bits_per_byte": None, "optimizer": ()}
+    summary = dataclasses.replace(SUMMARY, interrupted=True, nan_count=3, **nothing)
     lines = shown(summary_table(summary))
     assert lines[0] == "interrupted run"
-    assert {"steps  1,234, 3 skipped", "bits per byte  n/a", "gzip -9, same text  n/a"} <= set(lines)
+    expected = ["steps  1,234, 3 skipped", "bits per byte  n/a", "gzip -9, same text  n/a", "optimizer  n/a"]
+    assert set(expected) <= set(lines)
 
 
 def test_evaluation_has_every_figure_with_its_unit(shown) -> None:  # type: ignore[no-untyped-def]
@@ -110,12 +118,12 @@ def test_evaluation_has_every_figure_with_its_unit(shown) -> None:  # type: igno
 
 def test_bench_has_every_figure_with_its_unit(shown) -> None:  # type: ignore[no-untyped-def]
     nothing = dict.fromkeys(("it_per_s", "examples_per_s", "tokens_per_s", "step_ms", "vram_gib", "rss_gib"))
-    failed = dataclasses.replace(BENCH, batch_size=4096, reason="out of memory", **nothing)
+    failed = dataclasses.replace(BENCH, batch_size=4096, reason="out of memory", optimizer=(), **nothing)
     assert shown(bench_table([BENCH, failed])) == [
         "cola-fan: CPU, float32, attention sdpa, seq_len 768, 11 steps",
-        "batch size  it/s  examples/s  tokens/s  ms/step  VRAM GiB  RSS GiB  note",
-        "16  3.142  50.27  38,603  318.3  5.43  1.23",
-        "4096  n/a  n/a  n/a  n/a  n/a  n/a  out of memory",
+        "batch size  it/s  examples/s  tokens/s  ms/step  optimizer, %  VRAM GiB  RSS GiB  note",
+        "16  3.142  50.27  38,603  318.3  10.0  5.43  1.23",
+        "4096  n/a  n/a  n/a  n/a  n/a  n/a  n/a  out of memory",
     ]
 
 
