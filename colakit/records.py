@@ -155,6 +155,37 @@ class BenchRecord(Record):
 
 
 @dataclass(frozen=True)
+class OptimizerBenchRecord(Record):
+    """A step of Muon, of its textbook form, of ``torch.optim.Muon`` and of AdamW, on the same matrices."""
+
+    kind: ClassVar[str] = "optimizer_bench"
+    preset: str
+    device: str
+    dtype: str
+    """In which Muon multiplies."""
+    matrices: int
+    parameters: int
+    repeats: int
+    """Interleaved; every time is a median."""
+    muon_ms: float
+    textbook_ms: float
+    """Eq. 15 as printed, batched by shape, in the same type."""
+    torch_muon_ms: float
+    adamw_ms: float
+    """Fused."""
+    textbook_over_muon: float
+    torch_muon_over_muon: float
+    muon_over_adamw: float
+    muon_flops: int
+    state_bytes: int
+    """Muon's: one momentum per parameter."""
+    workspace_bytes: int
+    """What its step holds besides, at most: all matrices of one shape."""
+    reason: str | None
+    """How a figure was had that is not what it would be elsewhere."""
+
+
+@dataclass(frozen=True)
 class ComponentParams:
     """Parameters of one component of a model."""
 

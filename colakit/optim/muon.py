@@ -7,7 +7,7 @@ matrices of one shape together, in one batch.
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,12 +19,27 @@ from colakit.optim.newton_schulz import Coefficients, compute_dtype, flops, orth
 UpdateScaling = Literal["match_rms_adamw", "original"]
 
 
-class _Run(NamedTuple):
-    """Matrices of one shape that lie one above the other in a parameter: views [N, M, K], no copies."""
+_CPU_BATCH = 2**22
+"""Entries iterated at once on a CPU, 16 MiB: more leaves the caches and makes the allocator fetch new pages each step,
+which cost a quarter of the step's time. A GPU takes all matrices of a shape."""
 
-    weights: Tensor
-    gradient: Tensor
-    momentum: Tensor
+
+class _Run(NamedTuple):
+    """Matrices of one shape that lie one above the other in a parameter, as they lie."""
+
+    parameter: Tensor
+    rows: slice
+    shape: tuple[int, int, int]
+    """[N, M, K]."""
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """(M, K)."""
+        return self.shape[1:]
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The view of them in the parameter, its gradient or its momentum."""
+        return tensor[self.rows].view(self.shape)
 
 
 class Muon(Optimizer):
@@ -80,45 +95,45 @@ class Muon(Optimizer):
     def flops_per_step(self) -> int:
         """Floating point operations of a step's matrix products, all of them Newton–Schulz."""
         return sum(
-            n * flops(shape, compute_dtype(p), group["ns_coefficients"], group["ns_steps"])
+            _matrices(batch) * flops(batch[0].matrix, compute_dtype(batch[0].parameter), *_iteration(group))
             for group in self.param_groups
-            for shape, (n, p) in _matrices(group).items()
+            for batch in _batches(group, group["params"])
         )
 
     def workspace_bytes(self) -> int:
-        """What a step holds at most besides the state: all matrices of one shape, in float32 or what they are in."""
-        return max(
-            n * workspace_bytes(shape, p.dtype, compute_dtype(p), group["ns_coefficients"], group["ns_steps"])
-            for group in self.param_groups
-            for shape, (n, p) in _matrices(group).items()
-        )
+        """What a step holds at most besides the state: the matrices that are iterated together, and what that needs."""
+        most = 0
+        for group in self.param_groups:
+            for batch in _batches(group, group["params"]):
+                p, matrix = batch[0].parameter, batch[0].matrix
+                each = workspace_bytes(matrix, p.dtype, compute_dtype(p), *_iteration(group))
+                most = max(most, _matrices(batch) * each)
+        return most
 
     def _step_group(self, group: dict[str, Any]) -> None:
-        by_shape: dict[torch.Size, list[_Run]] = defaultdict(list)
-        for p, rows in zip(group["params"], group["matrix_rows"], strict=True):
-            if p.grad is not None:
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                for run in _runs(p, p.grad, state["momentum_buffer"], rows):
-                    by_shape[run.weights.shape[1:]].append(run)
-        for shape, runs in by_shape.items():
-            self._update(shape, runs, group)
+        moving = [p for p in group["params"] if p.grad is not None]
+        for p in moving:
+            if not self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        for batch in _batches(group, moving):
+            self._update(batch, group)
 
-    def _update(self, shape: torch.Size, runs: list[_Run], group: dict[str, Any]) -> None:
-        weights, gradients, momenta = map(list, zip(*runs, strict=True))
+    def _update(self, batch: list[_Run], group: dict[str, Any]) -> None:
+        weights = [run.of(run.parameter) for run in batch]
+        gradients = [run.of(run.parameter.grad) for run in batch if run.parameter.grad is not None]
+        momenta = [run.of(self.state[run.parameter]["momentum_buffer"]) for run in batch]
         torch._foreach_lerp_(momenta, gradients, 1.0 - group["momentum"])
-        counts = [w.shape[0] for w in weights]
-        stack = weights[0].new_empty(sum(counts), *shape)
+        counts = [run.shape[0] for run in batch]
+        stack = weights[0].new_empty(sum(counts), *batch[0].matrix)
         parts = torch.split(stack, counts)
         if group["nesterov"]:
             torch._foreach_copy_(parts, gradients)
             torch._foreach_lerp_(parts, momenta, group["momentum"])
         else:
             torch._foreach_copy_(parts, momenta)
-        update = self._orthogonalize(stack, group["ns_coefficients"], group["ns_steps"])
+        update = self._orthogonalize(stack, *_iteration(group))
         torch._foreach_mul_(weights, 1.0 - group["lr"] * group["weight_decay"])
-        scale = -group["lr"] * update_scale(shape, group["update_scaling"])
+        scale = -group["lr"] * update_scale(batch[0].matrix, group["update_scaling"])
         torch._foreach_add_(weights, torch.split(update, counts), alpha=scale)
 
     def _orthogonalize(self, stack: Tensor, coefficients: Coefficients, steps: int) -> Tensor:
@@ -132,20 +147,37 @@ def update_scale(shape: Sequence[int], scaling: UpdateScaling) -> float:
     return 0.2 * math.sqrt(max(rows, columns)) if scaling == "match_rms_adamw" else math.sqrt(max(1.0, rows / columns))
 
 
-def _matrices(group: dict[str, Any]) -> dict[tuple[int, int], tuple[int, Tensor]]:
-    """Shape → how many matrices of it the group holds, and a parameter that holds one."""
-    found: dict[tuple[int, int], tuple[int, Tensor]] = {}
+def _iteration(group: dict[str, Any]) -> tuple[Coefficients, int]:
+    return group["ns_coefficients"], group["ns_steps"]
+
+
+def _matrices(batch: list[_Run]) -> int:
+    return sum(run.shape[0] for run in batch)
+
+
+def _batches(group: dict[str, Any], wanted: Iterable[Tensor]) -> Iterator[list[_Run]]:
+    """What is iterated together of the `wanted` parameters: matrices of one shape, on a CPU as many as suit it."""
+    chosen = set(wanted)
+    by_shape: dict[tuple[int, int], list[_Run]] = defaultdict(list)
     for p, rows in zip(group["params"], group["matrix_rows"], strict=True):
-        for m in rows:
-            n, _ = found.get((m, p.shape[1]), (0, p))
-            found[m, p.shape[1]] = n + 1, p
-    return found
+        for run in _runs(p, rows) if p in chosen else ():
+            by_shape[run.matrix].append(run)
+    for runs in by_shape.values():
+        if runs[0].parameter.device.type != "cpu":
+            yield runs
+            continue
+        batch: list[_Run] = []
+        for run in runs:
+            if batch and sum(math.prod(r.shape) for r in (*batch, run)) > _CPU_BATCH:
+                yield batch
+                batch = []
+            batch.append(run)
+        yield batch
 
 
-def _runs(p: Tensor, gradient: Tensor, momentum: Tensor, rows: Sequence[int]) -> Iterator[_Run]:
+def _runs(p: Tensor, rows: Sequence[int]) -> Iterator[_Run]:
     start = 0
     for m, equal in itertools.groupby(rows):
         n = len(list(equal))
-        own = slice(start, start + n * m)
-        yield _Run(*(t[own].view(n, m, -1) for t in (p, gradient, momentum)))
-        start = own.stop
+        yield _Run(p, slice(start, start + n * m), (n, m, p.shape[1]))
+        start += n * m

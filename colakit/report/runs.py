@@ -3,9 +3,9 @@
 from rich.table import Table
 from rich.text import Text
 
-from colakit.records import BenchRecord, EvalRecord, OptimizerPart, RunSummary
+from colakit.records import BenchRecord, EvalRecord, OptimizerBenchRecord, OptimizerPart, RunSummary
 from colakit.report.tables import add_name_column, add_number_column, add_text_column, new_table
-from colakit.units import human_count
+from colakit.units import gib, human_count
 
 
 def summary_table(summary: RunSummary) -> Table:
@@ -80,6 +80,33 @@ def bench_table(records: list[BenchRecord]) -> Table:
             r.reason or "",
         )
     return table
+
+
+def optimizer_table(r: OptimizerBenchRecord) -> Table:
+    """Muon's step beside its alternatives."""
+    table = new_table(f"Optimizers on the {r.matrices} matrices of {r.preset}: {r.device}, {r.repeats} repeats")
+    add_name_column(table, "")
+    for column in ("ms/step", "× Muon's"):
+        add_number_column(table, column)
+    rows = {
+        f"Muon ({r.dtype})": r.muon_ms,
+        "Muon, textbook form": r.textbook_ms,
+        "torch.optim.Muon": r.torch_muon_ms,
+        "AdamW": r.adamw_ms,
+    }
+    for name, ms in rows.items():
+        table.add_row(name, f"{ms:,.1f}", f"{ms / r.muon_ms:.2f}")
+    return table
+
+
+def optimizer_notes(r: OptimizerBenchRecord) -> list[str]:
+    """Work, memory, and how a figure was had."""
+    return [
+        f"Muon: {r.muon_flops / 1e9:,.1f} GFLOP of Newton–Schulz, {r.muon_flops / r.muon_ms / 1e6:,.0f} GFLOP/s.",
+        f"Its state is 1× the {r.parameters:,} parameters, {gib(r.state_bytes):.3f} GiB; a step's workspace "
+        f"{gib(r.workspace_bytes):.3f} GiB.",
+        *([f"{r.reason}."] if r.reason else []),
+    ]
 
 
 def _share(r: BenchRecord) -> float | None:

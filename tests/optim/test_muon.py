@@ -179,8 +179,8 @@ def test_a_closure_is_evaluated_with_gradients() -> None:
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
-@pytest.mark.parametrize("steps", [1, 5, 7])
-@pytest.mark.parametrize("shape", [(5, 40), (40, 5), (5, 10), (10, 13)])
+@pytest.mark.parametrize("steps", [1, 2, 5, 7])
+@pytest.mark.parametrize("shape", [(5, 40), (40, 5), (5, 10), (10, 13), (300, 330)])
 def test_a_step_holds_the_workspace_of_one_shape(
     shape: tuple[int, int], steps: int, bfloat16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,7 +84,7 @@ def test_a_tall_matrix_is_the_transpose_of_a_wide_one(form: Form, rows: int, col
 
 
 @pytest.mark.parametrize("steps", [1, 4, 5, 7, 10])
-@pytest.mark.parametrize("shape", [(4, 30), (30, 4), (6, 7), (10, 15)])
+@pytest.mark.parametrize("shape", [(4, 30), (30, 4), (6, 7), (10, 15), (300, 380), (400, 257)])
 def test_the_cheaper_form_is_taken_and_counted(shape: tuple[int, int], steps: int) -> None:
     counts = []
     for form in (textbook, gram, orthogonalize):
