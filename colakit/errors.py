@@ -40,8 +40,8 @@ class Problem:
 class ConfigError(ColakitError):
     """All problems of one configuration, shown together."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], *, of: str | None = None) -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
-        head = "1 problem" if count == 1 else f"{count} problems"
-        super().__init__("\n".join([f"{head} in the configuration:", *(f"  {p}" for p in self.problems)]))
+        head = f"{'1 problem' if count == 1 else f'{count} problems'} in the configuration{f' of {of}' if of else ''}:"
+        super().__init__("\n".join([head, *(f"  {p}" for p in self.problems)]))

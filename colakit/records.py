@@ -267,7 +267,9 @@ class MemoryRecord(Record):
     plain_total: int
     """Without CoLA-M, at the start of the backward pass."""
     cola_m_total: int | None
-    """With CoLA-M, at the largest of its peaks: the loss forward or backward, or a block computed again."""
+    """With CoLA-M, at the largest of its peaks."""
+    cola_m_peak: str | None
+    """Where that is: ``loss forward``, ``loss backward``, or ``block``, when one is computed again."""
     is_cola_m: bool
     """Which of the two the configuration trains with."""
 
@@ -317,6 +319,8 @@ class FlopRecord(Record):
 
     kind: ClassVar[str] = "flops"
     preset: str
+    max_steps: int
+    """Of the whole run."""
     batch_size: int
     seq_len: int
     tokens: int

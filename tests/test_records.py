@@ -12,6 +12,7 @@ from colakit.records import (
     EvalRecord,
     FlopRecord,
     MemoryRecord,
+    OptimizerBenchRecord,
     ParamRecord,
     Record,
     RunSummary,
@@ -27,6 +28,7 @@ KINDS: dict[type[Record], str] = {
     BenchRecord: "bench",
     ParamRecord: "params",
     MemoryRecord: "memory",
+    OptimizerBenchRecord: "optimizer_bench",
     Table6Record: "table6",
     FlopRecord: "flops",
 }

@@ -36,6 +36,7 @@ def step_flops(config: RunConfig) -> FlopRecord:
     tokens = batch_size * model.seq_len
     return FlopRecord(
         preset=config.preset,
+        max_steps=config.train.max_steps,
         batch_size=batch_size,
         seq_len=model.seq_len,
         tokens=tokens,

@@ -45,12 +45,17 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
     loss_gradients = _loss_gradients(model, precision, held_logits, chunked=chunked)
     fixed = 2 * weights + muon_state + adamw_state
     plain_total = fixed + copies + plain + held_logits + loss_gradients
-    cola_m = cola_m_total = None
+    cola_m = cola_m_total = peak = None
     if model.linear == "cola":
         cola_m = sum(stage.cola_m_bytes or 0 for stage in activations)
         # Autocast keeps its copies until the forward pass ends; the logits are gone when a block is computed again.
-        peaks = (copies + 2 * held_logits, held_logits + loss_gradients, block)
-        cola_m_total = fixed + cola_m + max(peaks)
+        peaks = {
+            "loss forward": copies + 2 * held_logits,
+            "loss backward": held_logits + loss_gradients,
+            "block": block,
+        }
+        peak = max(peaks, key=lambda name: peaks[name])
+        cola_m_total = fixed + cola_m + peaks[peak]
     return MemoryRecord(
         device=precision.device,
         dtype=precision.dtype,
@@ -71,6 +76,7 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
         loss_gradients=loss_gradients,
         plain_total=plain_total,
         cola_m_total=cola_m_total,
+        cola_m_peak=peak,
         is_cola_m=model.remat == "cola_m",
     )
 

@@ -1,7 +1,6 @@
 """``colakit flops``: the paper's Table 6 beside a consistent count, or one optimizer step of presets."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +20,7 @@ PAPER_SIZES = Sizes(n=1024, d=768, r=192, d_ff=2048)
 
 _TABLE_6 = "Table 6 (without --preset)"
 _OF_PRESET = "An optimizer step of a preset"
-_TERA = 1e12
+_MEGA = 1e6
 
 
 def _size(name: str, meaning: str) -> Any:  # Any: what typer.Option returns
@@ -32,8 +31,8 @@ def _size(name: str, meaning: str) -> Any:  # Any: what typer.Option returns
 
 def flops(
     d: Annotated[int | None, _size("--d", "Model width; 768 unless given.")] = None,
-    r: Annotated[int | None, _size("--r", "Low-rank width; 192 unless given.")] = None,
-    d_ff: Annotated[int | None, _size("--d-ff", "Feed-forward width; 2048 unless given.")] = None,
+    r: Annotated[int | None, _size("--r", "Low-rank width; d / 4 unless given.")] = None,
+    d_ff: Annotated[int | None, _size("--d-ff", "Feed-forward width; 8 d / 3 unless given.")] = None,
     n: Annotated[int | None, _size("--n", "Tokens of one sequence; 1024 unless given.")] = None,
     preset: Annotated[
         list[str] | None,
@@ -58,6 +57,18 @@ def flops(
             show_default=False,
         ),
     ] = None,
+    seq_len: Annotated[
+        int | None,
+        typer.Option(
+            "--seq-len",
+            min=1,
+            max=options.MAX_SIZE,
+            metavar="T",
+            help="Tokens of a sequence; the preset's own unless given.",
+            rich_help_panel=_OF_PRESET,
+            show_default=False,
+        ),
+    ] = None,
     smoke: options.Smoke = False,
     sets: options.Sets = None,
     plot: options.Plot = None,
@@ -66,7 +77,12 @@ def flops(
     """Count floating point operations: the paper's Table 6, or one optimizer step of presets."""
     sizes = {"d": d, "r": r, "d_ff": d_ff, "n": n}
     given = {name: value for name, value in sizes.items() if value is not None}
-    of_preset = {"--batch-size": batch_size is not None, "--smoke": smoke, "--set": bool(sets)}
+    of_preset = {
+        "--batch-size": batch_size is not None,
+        "--seq-len": seq_len is not None,
+        "--smoke": smoke,
+        "--set": bool(sets),
+    }
     if preset and given:
         names = (f"--{name.replace('_', '-')}" for name in given)
         raise _misplaced(names, "belongs to Table 6; a preset has sizes of its own")
@@ -75,9 +91,13 @@ def flops(
     if plot is not None:
         check_figure(plot)
     if preset:
-        _presets(preset, batch_size, smoke=smoke, sets=sets or [], plot=plot, json=json)
+        shape = {"train.batch_size": batch_size, "model.seq_len": seq_len}
+        sets = [*(sets or []), *(f"{field}={size}" for field, size in shape.items() if size is not None)]
+        _presets(preset, smoke=smoke, sets=sets, plot=plot, json=json)
     else:
-        _table6(Sizes(**{**asdict(PAPER_SIZES), **given}), plot=plot, json=json)
+        width = d or PAPER_SIZES.d
+        others = {"n": PAPER_SIZES.n, "r": max(1, width // 4), "d_ff": 8 * width // 3}
+        _table6(Sizes(**{"d": width, **others, **given}), plot=plot, json=json)
 
 
 def _misplaced(names: Iterable[str], why: str) -> typer.BadParameter:
@@ -108,16 +128,12 @@ def _table6_bars(record: Table6Record) -> dict[str, dict[str, float]]:
     }
 
 
-def _presets(
-    names: list[str], batch_size: int | None, *, smoke: bool, sets: list[str], plot: Path | None, json: bool
-) -> None:
-    if batch_size is not None:
-        sets = [*sets, f"train.batch_size={batch_size}"]
+def _presets(names: list[str], *, smoke: bool, sets: list[str], plot: Path | None, json: bool) -> None:
     names = list(dict.fromkeys(names))
     records = [step_flops(resolve(name, smoke_run=smoke, sets=sets).config) for name in names]
     if plot is not None:
         bars = dict(zip(names, map(_step_bars, records), strict=True))
-        stacked_bars(plot, "One optimizer step", "TFLOP", bars)
+        stacked_bars(plot, "A token in training", "MFLOP", bars)  # steps differ in their batches
     if json:
         values = [record.to_dict() for record in records]
         print_json(values[0] if len(values) == 1 else {"presets": values})
@@ -134,4 +150,4 @@ def _presets(
 def _step_bars(record: FlopRecord) -> dict[str, float]:
     parts = {c.name: c.training for c in record.components}
     parts |= {"recompute": record.recompute, "Newton–Schulz": record.newton_schulz}
-    return {name: flops / _TERA for name, flops in parts.items()}
+    return {name: flops / record.tokens / _MEGA for name, flops in parts.items()}

@@ -52,8 +52,9 @@ def paper(
 
 def _part(name: str) -> Part:
     names = [part.name for part in PARTS]
-    if name in names:
-        return PARTS[names.index(name)]
+    for spelling in (name.lower(), f"table{name}"):
+        if spelling in names:
+            return PARTS[names.index(spelling)]
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise typer.BadParameter(f"{name!r} is not one of {', '.join(names)}.{hint}", param_hint="TABLE")
@@ -190,11 +191,17 @@ def _print_methods(part: Part, claims: Sequence[AnyClaim]) -> None:
     if any(_PRESET in line for line in commands):
         presets = dict.fromkeys(claim.preset for claim in claims if claim.preset)
         print_note(f"{_PRESET} is the row's or column's own: {', '.join(presets)}.")
+    with_command = {_metric(part, claim) for each in commands.values() for claim in each}
     for reason, unmeasured in reasons.items():
-        print_note(f"{_metrics(part, unmeasured)}: {reason}.")
+        # Where other figures of a metric have a command, the cells without one are named.
+        names = [f"{c.row}, {c.column}" if _metric(part, c) in with_command else _metric(part, c) for c in unmeasured]
+        print_note(f"{'; '.join(dict.fromkeys(names))}: {reason}.")
 
 
 def _metrics(part: Part, claims: Sequence[AnyClaim]) -> str:
     """What `claims` are figures of, each once."""
-    names = (c.row if part.metrics == "rows" and c.row != CAPTION else c.column for c in claims)
-    return ", ".join(dict.fromkeys(names))
+    return ", ".join(dict.fromkeys(_metric(part, claim) for claim in claims))
+
+
+def _metric(part: Part, claim: AnyClaim) -> str:
+    return claim.row if part.metrics == "rows" and claim.row != CAPTION else claim.column

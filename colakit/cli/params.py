@@ -85,9 +85,7 @@ def _count(name: str, smoke: bool, sets: list[str], *, routing: bool, memory: bo
         record = replace(record, routing=_routing(config))
     if memory:
         if config.model.attention == "reference":
-            rule = (
-                "keeps the weights of every tile, which --memory does not count; leave model.attention=reference out."
-            )
+            rule = "model.attention=reference keeps every tile's weights, which --memory does not count: leave it out."
             raise typer.BadParameter(rule, param_hint="--set")
         record = replace(record, memory=memory_ledger(config))
     return record

@@ -64,7 +64,7 @@ def resolve(preset: str, *, smoke_run: bool = False, data: str | None = None, se
         if broken.isdisjoint(fields):
             problems.append(problem)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(problems, of=loaded.name)
     return _derive(config, _origins(config, layers))
 
 

@@ -64,6 +64,8 @@ def draw_bars(title: str, unit: str, bars: Mapping[str, Mapping[str, float]]) ->
         )
         left = {name: start + width for (name, start), width in zip(left.items(), widths, strict=True)}
     axes.invert_yaxis()
+    axes.margins(x=0.02)
+    axes.set_xlim(left=0.0)
     axes.set_xlabel(unit)
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from colakit.analysis.table6 import TRAINING
 from colakit.records import FlopRecord, Table6Component, Table6Record
+from colakit.report.params import FAN_NOTE
 from colakit.report.tables import add_name_column, add_number_column, new_table
 from colakit.units import human_count
 
@@ -84,7 +85,7 @@ def step_table(record: FlopRecord) -> Table:
     rows = {
         "model FLOPs": (f"{record.forward:,}", record.model_flops),
         "causal attention_product": (f"{causal:,}", TRAINING * causal),
-        "model FLOPs with it": ("", record.causal_model_flops),
+        "model FLOPs, causal": ("", record.causal_model_flops),
         "recompute": ("", record.recompute),
         "Newton–Schulz": ("", record.newton_schulz),
         "hardware FLOPs": ("", record.hardware_flops),
@@ -120,23 +121,27 @@ def growth_table(record: FlopRecord) -> Table:
     table = new_table("Growth with the sequence length")
     add_number_column(table, "seq_len")
     add_number_column(table, "FLOPs per token")
-    add_number_column(table, "attention product")
+    add_number_column(table, "attention_product")
     for at in record.by_seq_len:
         share = f"{100 * at.attention_product_frac:.1f} %"
         table.add_row(f"{at.seq_len:,}", f"{at.training_flops_per_token:,}", share)
     return table
 
 
+def _exa(flops: int) -> str:
+    return f"{flops / 1e18:.3g} × 10¹⁸"
+
+
 def step_notes(records: Sequence[FlopRecord]) -> list[str]:
     """What is counted how, and where attention overtakes."""
     notes = [
-        f"{r.preset}: from {r.attention_overtakes_at:,} tokens a sequence, the attention product costs more than all "
-        "the rest together."
+        f"{r.preset}: a run of {r.max_steps:,} such steps is {_exa(r.max_steps * r.hardware_flops)} hardware FLOPs. "
+        f"From {r.attention_overtakes_at:,} tokens a sequence, the attention product costs more than all the rest."
         for r in records
     ]
     return [
         *notes,
-        "The component fan is ATF's full-rank layer; CoLA_FAN's matrices are those of q, k and v.",
+        FAN_NOTE,
         "The attention product counts all n² pairs, in its row and in the model FLOPs; the causal lines count the "
         "lower triangle alone. Model FLOPs are what MFU takes; hardware FLOPs add recompute (CoLA-M, a loss in chunks) "
         "and Newton–Schulz, once a step. A fused attention kernel's own recompute is not in them.",

@@ -11,6 +11,8 @@ from colakit.units import gib
 
 _MILLION = 1e6
 
+FAN_NOTE = "CoLA_FAN's matrices are part of q, k and v; the component fan is the full-rank layer of cola-fan-atf."
+
 
 def params_table(record: ParamRecord) -> Table:
     """One model: parameters and share of every component."""
@@ -31,12 +33,15 @@ def summary_table(records: list[ParamRecord]) -> Table:
     """Several models, one a row: millions of parameters of every component."""
     table = new_table("Parameters, in millions")
     add_name_column(table, "preset")
-    for header in (*(c.name for c in records[0].components), "total", "non-emb.", "paper", "deviation"):
+    first = records[0]
+    columns = ("total", f"vs {first.preset}", "non-emb.", "paper", "deviation")
+    for header in (*(c.name for c in first.components), *columns):
         add_number_column(table, header)
     for record in records:
         cells = [f"{c.params / _MILLION:.2f}" if c.params else "–" for c in record.components]
-        totals = [f"{n / _MILLION:.2f}" for n in (record.total, record.non_embedding)]
-        table.add_row(record.preset, *cells, *totals, _printed(record), _deviation(record))
+        total, non_embedding = (f"{n / _MILLION:.2f}" for n in (record.total, record.non_embedding))
+        change = "–" if record is first else f"{100 * (record.total / first.total - 1):+.1f} %"
+        table.add_row(record.preset, *cells, total, change, non_embedding, _printed(record), _deviation(record))
     return table
 
 
@@ -52,7 +57,7 @@ def params_notes(records: list[ParamRecord]) -> list[str]:
         if record.reason:
             reasons.setdefault(record.reason, []).append(record.preset)
     notes += [f"n/a for {', '.join(names)}: {why}." for why, names in reasons.items()]
-    return [*notes, "The component fan is ATF's full-rank layer; CoLA_FAN's matrices are those of q, k and v."]
+    return [*notes, FAN_NOTE]
 
 
 def routing_table(preset: str, routing: Iterable[RoutedParam]) -> Table:
@@ -81,49 +86,65 @@ def memory_table(preset: str, m: MemoryRecord) -> tuple[Table, list[str]]:
     add_number_column(table, "plain")
     add_number_column(table, "CoLA-M")
 
-    def row(name: str, plain: int, cola_m: int | None) -> None:
-        table.add_row(name, *("n/a" if n is None else f"{gib(n):,.3f}" if n else "–" for n in (plain, cola_m)))
+    def row(name: str, plain: int, cola_m: int | None, *, at_peak: tuple[bool, bool] = (True, True)) -> None:
+        cells = [("n/a" if n is None else f"{gib(n):,.3f}") if n != 0 else "–" for n in (plain, cola_m)]
+        table.add_row(
+            name, *(c if held or c in ("n/a", "–") else f"({c})" for c, held in zip(cells, at_peak, strict=True))
+        )
 
-    has_cola_m = m.cola_m_activations is not None
-    fixed = {
+    def both(name: str, n_bytes: int, *, at_peak: tuple[bool, bool] = (True, True)) -> None:
+        row(name, n_bytes, None if m.cola_m_total is None else n_bytes, at_peak=at_peak)
+
+    for name, n_bytes in {
         "weights": m.weights,
         "gradients": m.gradients,
         "Muon's state": m.muon_state,
         "AdamW's state": m.adamw_state,
-    }
-    for name, n_bytes in fixed.items():
+    }.items():
         if n_bytes:
-            row(name, n_bytes, n_bytes if has_cola_m else None)
-    if m.weight_copies:
-        row(f"weights in {m.dtype}", m.weight_copies, 0 if has_cola_m else None)
+            both(name, n_bytes)
     table.add_section()
-    for stage in m.activations:
-        row(f"activations: {stage.name}", stage.plain_bytes, stage.cola_m_bytes)
     row("activations", m.plain_activations, m.cola_m_activations)
-    if m.recomputed_block is not None:
-        row("one block computed again", 0, m.recomputed_block)
+    for stage in m.activations:
+        row(f"  {stage.name}", stage.plain_bytes, stage.cola_m_bytes)
     table.add_section()
-    row("logits at once", m.logits, m.logits if has_cola_m else None)
-    row("logits in chunks", m.chunked_logits, m.chunked_logits if has_cola_m else None)
-    row("gradients of the loss", m.loss_gradients, m.loss_gradients if has_cola_m else None)
+    peak = m.cola_m_peak
+    logits = (True, peak != "block")
+    if m.weight_copies:
+        both(f"autocast's weights in {m.dtype}", m.weight_copies, at_peak=(True, peak == "loss forward"))
+    both("logits at once", m.logits, at_peak=(not m.is_chunked, not m.is_chunked and logits[1]))
+    both("logits in chunks", m.chunked_logits, at_peak=(m.is_chunked, m.is_chunked and logits[1]))
+    both("gradients of the loss", m.loss_gradients, at_peak=(True, peak == "loss backward"))
+    if m.recomputed_block is not None:
+        row("one block computed again", 0, m.recomputed_block, at_peak=(True, peak == "block"))
     table.add_section()
     row("total", m.plain_total, m.cola_m_total)
     return table, list(_memory_notes(m))
 
 
+_PEAKS = {
+    "loss forward": "while the loss is computed, which holds the logits twice",
+    "loss backward": "where the backward pass begins",
+    "block": "where a block is computed again",
+}
+
+
 def _memory_notes(m: MemoryRecord) -> Iterable[str]:
     yield (
         f"Products in {m.dtype}; weights, gradients, optimizer state and residual stream in float32. train.device and "
-        "train.dtype choose; auto counts as a GPU that multiplies bfloat16."
+        "train.dtype choose; where they are auto, a GPU is assumed that multiplies bfloat16 natively."
     )
+    loss = f"The loss of this batch is computed {'in chunks' if m.is_chunked else 'at once'}."
+    if m.cola_m_peak is None:
+        yield f"{loss} CoLA-M needs low-rank layers. In brackets: not in the total."
+    else:
+        yield (
+            f"{loss} This preset trains {'with' if m.is_cola_m else 'without'} CoLA-M, whose peak is "
+            f"{_PEAKS[m.cola_m_peak]}. In brackets: not held at the peak, so not in the total."
+        )
     yield (
-        f"The loss of this batch is computed {'in chunks' if m.is_chunked else 'at once'}, and the total counts it so. "
-        f"This preset trains {'with' if m.is_cola_m else 'without'} CoLA-M, whose total has the logits with their "
-        "gradients or the block computed again, whichever is more: they are not held at the same time."
-    )
-    yield (
-        "What eager PyTorch holds, with its own attention (model.attention=sdpa). A kernel's own workspace, the "
-        "allocator's rounding and the CUDA context come on top."
+        "What eager PyTorch holds, with its own attention; flash-attn's is counted as the same. A kernel's own "
+        "workspace, the allocator's rounding and the CUDA context come on top."
     )
 
 

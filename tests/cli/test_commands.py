@@ -145,7 +145,8 @@ def test_params_of_all_presets(colakit: Run) -> None:
     out = colakit("params").out
     rows = {words[0]: words[1:] for line in out.splitlines() if (words := line.split())}
     assert [name for name in rows if name in preset_names()] == preset_names()
-    assert rows["original"][-5:] == ["234.54", "156.21", "236M", "-0.6", "%"]
+    assert rows["original"][-6:] == ["234.54", "–", "156.21", "236M", "-0.6", "%"]
+    assert rows["cola-smollm2"][-7:-4] == ["88.38", "-62.3", "%"]  # of original; the paper's reduction is 63.5 %
     assert rows["cola"][-3:] == ["156M*", "-10.8", "%"]
     assert rows["cola-fan-atf"][5] == "6.02"
     assert rows["cola-fan-atf"][-3:] == ["92.2M", "+2.4", "%"]
@@ -253,10 +254,20 @@ def test_flops_json_has_every_column(colakit: Run) -> None:
         assert printed["totals"][column] == sum(c[column] for c in printed["components"])
 
 
-def test_flops_takes_the_papers_sizes_where_none_are_given(colakit: Run) -> None:
-    for args, n in ((["--n", "5"], 5), ([], 1024)):
-        printed = one_object(colakit("flops", *args, "--json").out)
-        assert (printed["n"], printed["d"], printed["r"], printed["d_ff"]) == (n, 768, 192, 2048)
+@pytest.mark.parametrize(
+    ("args", "sizes"),
+    [
+        ([], (1024, 768, 192, 2048)),
+        (["--n", "5"], (5, 768, 192, 2048)),
+        (["--d", "96"], (1024, 96, 24, 256)),
+        (["--d", "96", "--r", "7"], (1024, 96, 7, 256)),
+    ],
+)
+def test_sizes_of_table_6_are_the_papers_or_in_its_proportions(
+    colakit: Run, args: list[str], sizes: tuple[int, ...]
+) -> None:
+    printed = one_object(colakit("flops", *args, "--json").out)
+    assert (printed["n"], printed["d"], printed["r"], printed["d_ff"]) == sizes
 
 
 @pytest.mark.parametrize(("args", "batch_size"), [([], 64), (["--batch-size", "3"], 3)])
@@ -272,7 +283,15 @@ def test_flops_of_a_preset(colakit: Run, args: list[str], batch_size: int) -> No
     assert printed["attention_pairs"] == "all"
     table = colakit("flops", "--preset", "cola-m", *args).out
     assert f"{expected.hardware_flops:,}" in table
-    assert f"from {expected.attention_overtakes_at:,} tokens" in table
+    assert f"From {expected.attention_overtakes_at:,} tokens" in table
+    assert f"a run of 10,000 such steps is {expected.hardware_flops / 1e14:.3g} × 10¹⁸ hardware FLOPs" in table
+
+
+def test_flops_of_a_preset_at_another_length(colakit: Run) -> None:
+    args = ["flops", "--preset", "cola", "--batch-size", "2", "--seq-len", "300", "--json"]
+    printed = one_object(colakit(*args).out)
+    expected = step_flops(resolve("cola", sets=["train.batch_size=2", "model.seq_len=300"]).config)
+    assert (printed["tokens"], printed["hardware_flops"]) == (600, expected.hardware_flops)
 
 
 def test_flops_of_several_presets_are_one_table(colakit: Run) -> None:

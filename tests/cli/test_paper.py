@@ -155,6 +155,16 @@ def test_an_unknown_table_is_one_message_and_exit_2(colakit: Run, name: str) -> 
     assert f"{name!r} is not one of table1" in outcome.err
 
 
+@pytest.mark.parametrize("name", ["4", "Table4", "TABLE4"])
+def test_a_table_may_be_called_by_its_number_or_in_capitals(colakit: Run, name: str) -> None:
+    assert colakit("paper", name).out == colakit("paper", "table4").out
+
+
+def test_a_cell_without_a_command_is_named_where_its_column_has_one(colakit: Run) -> None:
+    out = colakit("paper", "table4").out
+    assert "\nOriginal, Reduction: not testable here: the paper prints no figure.\n" in out
+
+
 def test_an_unknown_table_names_the_nearest(colakit: Run) -> None:
     assert "Did you mean table4?" in " ".join(colakit("paper", "tabel4").err.replace("│", "").split())
     assert "Did you mean" not in colakit("paper", "zzz").err

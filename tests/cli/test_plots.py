@@ -37,15 +37,16 @@ def test_parameters_in_millions(colakit: Run, drawn: list[tuple[str, Bars]]) -> 
     assert list(bars) == ["cola", "cola-fan-atf"]
 
 
-def test_a_step_in_teraflop_with_its_recompute_and_muon(colakit: Run, drawn: list[tuple[str, Bars]]) -> None:
+def test_a_token_in_megaflop_with_its_recompute_and_muon(colakit: Run, drawn: list[tuple[str, Bars]]) -> None:
     colakit("flops", "-p", "cola-fan-muon", "--set", "model.remat=cola_m", "--plot", "a.svg")
     ((unit, bars),) = drawn
     step = step_flops(resolve("cola-fan-muon", sets=["model.remat=cola_m"]).config)
-    assert unit == "TFLOP"
+    assert unit == "MFLOP"
+    mega = 1e6 * step.tokens
     bar = bars["cola-fan-muon"]
-    assert bar["recompute"] == step.recompute / 1e12 > 0
-    assert bar["Newton–Schulz"] == step.newton_schulz / 1e12 > 0
-    assert sum(bar.values()) == pytest.approx(step.hardware_flops / 1e12)
+    assert bar["recompute"] == step.recompute / step.tokens / 1e6 > 0
+    assert bar["Newton–Schulz"] == step.newton_schulz / step.tokens / 1e6 > 0
+    assert sum(bar.values()) == pytest.approx(step.hardware_flops / mega)
 
 
 def test_table_6_in_gigaflop(colakit: Run, drawn: list[tuple[str, Bars]]) -> None:

@@ -109,6 +109,11 @@ def test_one_problem_is_counted_as_one(problems_of: ProblemsOf) -> None:
     assert str(error).startswith("1 problem in the configuration:\n  train.seed = -1: ")
 
 
+def test_an_error_names_the_preset_it_is_about() -> None:
+    with pytest.raises(ConfigError, match=r"1 problem in the configuration of original:\n  model\.rank = 8: "):
+        resolve("original", sets=["model.rank=8"])
+
+
 # --set
 
 

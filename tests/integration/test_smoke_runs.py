@@ -69,6 +69,18 @@ def test_train_then_eval_agree_and_the_terminal_output_has_the_tables(tmp_path: 
     assert {"perplexity", "tokens"} <= evaluated.keys()
 
 
+def test_bench_of_the_optimizer_alone(tmp_path: Path) -> None:
+    done = colakit("bench", "--optimizer-only", "--smoke", "--steps", "2", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["preset"], record["dtype"], record["repeats"]) == ("cola-fan", "float32", 2)
+    assert record["device"].endswith("float32")
+    for name in ("textbook", "torch_muon"):
+        assert 0 < record[f"{name}_over_muon"] == pytest.approx(record[f"{name}_ms"] / record["muon_ms"])
+    assert 0 < record["muon_over_adamw"] == pytest.approx(record["muon_ms"] / record["adamw_ms"])
+    assert record["state_bytes"] == 4 * record["parameters"]
+
+
 def test_bench_measures_each_batch_size(tmp_path: Path) -> None:
     arguments = ["--smoke", "--batch-sizes", "1,2", "--steps", "2", "--set", "model.seq_len=32", "--json"]
     done = colakit("bench", *arguments, cwd=tmp_path)
@@ -76,6 +88,8 @@ def test_bench_measures_each_batch_size(tmp_path: Path) -> None:
     records = json.loads(done.stdout)["records"]
     assert [r["batch_size"] for r in records] == [1, 2]
     for r in records:
+        assert [part["name"] for part in r["optimizer"]] == ["muon", "adamw"]
+        assert 0 < sum(part["ms"] for part in r["optimizer"]) < r["step_ms"]
         assert r["tokens_per_s"] == pytest.approx(r["it_per_s"] * r["batch_size"] * 32)
         assert 0.1 < r["rss_gib"] < 8
         assert r["vram_gib"] is None or r["reason"] is None

@@ -9,6 +9,7 @@ from colakit.report.flops import growth_table, step_notes, step_table, steps_tab
 
 RECORD = FlopRecord(
     preset="mine",
+    max_steps=10**6,
     batch_size=2,
     seq_len=5,
     tokens=10,
@@ -41,7 +42,7 @@ def test_one_step() -> None:
         "attention_product": ["500", "1,500", "150", "20.0 %", "–"],
         "model FLOPs": ["2,500", "7,500", "750", "100.0 %", ""],
         "causal attention_product": ["300", "900", "90", "12.0 %", ""],
-        "model FLOPs with it": ["", "6,900", "690", "92.0 %", ""],
+        "model FLOPs, causal": ["", "6,900", "690", "92.0 %", ""],
         "recompute": ["", "700", "70", "9.3 %", ""],
         "Newton–Schulz": ["", "80", "8", "1.1 %", ""],
         "hardware FLOPs": ["", "8,280", "828", "110.4 %", ""],
@@ -67,5 +68,6 @@ def test_several_presets_in_gigaflop() -> None:
     assert rows(table)["mine"] == ["2 × 5", "6,000", "–", "6,000", "–", "4", "6,004", "7.5M"]
 
 
-def test_where_attention_overtakes() -> None:
-    assert "mine: from 1,234 tokens a sequence" in step_notes([RECORD])[0]
+def test_a_whole_run_and_where_attention_overtakes() -> None:
+    note = step_notes([replace(RECORD, hardware_flops=3 * 10**13)])[0]
+    assert note.startswith("mine: a run of 1,000,000 such steps is 30 × 10¹⁸ hardware FLOPs. From 1,234 tokens a seq")

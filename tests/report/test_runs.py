@@ -6,8 +6,8 @@ import re
 import pytest
 from rich.table import Table
 
-from colakit.records import BenchRecord, EvalRecord, OptimizerPart, RunSummary
-from colakit.report.runs import bench_table, eval_table, sample_text, summary_table
+from colakit.records import BenchRecord, EvalRecord, OptimizerBenchRecord, OptimizerPart, RunSummary
+from colakit.report.runs import bench_table, eval_table, optimizer_notes, optimizer_table, sample_text, summary_table
 from colakit.report.tables import print_table, stdout_console
 
 SUMMARY = RunSummary(
@@ -125,6 +125,44 @@ def test_bench_has_every_figure_with_its_unit(shown) -> None:  # type: ignore[no
         "16  3.142  50.27  38,603  318.3  10.0  5.43  1.23",
         "4096  n/a  n/a  n/a  n/a  n/a  n/a  n/a  out of memory",
     ]
+
+
+OPTIMIZERS = OptimizerBenchRecord(
+    preset="cola-fan",
+    device="CPU, float32",
+    dtype="float32",
+    matrices=216,
+    parameters=45_675_264,
+    repeats=5,
+    muon_ms=1000.0,
+    textbook_ms=1654.32,
+    torch_muon_ms=62_000.0,
+    adamw_ms=41.5,
+    textbook_over_muon=1.65432,
+    torch_muon_over_muon=62.0,
+    muon_over_adamw=24.1,
+    muon_flops=156_866_298_168,
+    state_bytes=182_701_056,
+    workspace_bytes=2**26,
+    reason="guessed",
+)
+
+
+def test_optimizers_beside_each_other(shown) -> None:  # type: ignore[no-untyped-def]
+    assert shown(optimizer_table(OPTIMIZERS)) == [
+        "Optimizers on the 216 matrices of cola-fan: CPU, float32, 5 repeats",
+        "ms/step  × Muon's",
+        "Muon (float32)  1,000.0  1.00",
+        "Muon, textbook form  1,654.3  1.65",
+        "torch.optim.Muon  62,000.0  62.00",
+        "AdamW  41.5  0.04",
+    ]
+    assert optimizer_notes(OPTIMIZERS) == [
+        "Muon: 156.9 GFLOP of Newton–Schulz, 157 GFLOP/s.",
+        "Its state is 1× the 45,675,264 parameters, 0.170 GiB; a step's workspace 0.062 GiB.",
+        "guessed.",
+    ]
+    assert len(optimizer_notes(dataclasses.replace(OPTIMIZERS, reason=None))) == 2
 
 
 def test_brackets_are_printed_as_they_stand(shown, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]

@@ -59,6 +59,7 @@ def _parameters_per_entry(printed: Printed) -> Iterator[Contradiction]:
             references(small, phi, smol),
             (("parameters per vocabulary entry", implied), *((name, float(n)) for name, n in possible.items())),
             f"CoLA's {large.value:g}M implies {show(implied)} parameters per vocabulary entry, as no output layer has",
+            f"from CoLA to CoLA + SmolLM2 only the vocabulary changes, and "
             f"({large.value:g}M − {small.value:g}M) / ({phi.printed} − {smol.printed}) is {show(implied)}; an "
             f"embedding of {d} and its output layer have "
             + ", ".join(f"{show(count)} ({name})" for name, count in possible.items()),
