@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +61,8 @@ def bench_optimizer(config: RunConfig, machine: Machine, repeats: int) -> Optimi
     copies = [_copies(weights) for _ in range(2)]
     contestants = {
         "muon": _Timed([(muon.step, 1)]),
-        "textbook": _Timed([(_textbook(copies[0], rows, group).step, 1)]),
-        "torch_muon": _torch_muon(weights, rows, config.optim, machine.device),
+        "textbook": _Timed([(_textbook(copies[0], group).step, 1)]),
+        "torch_muon": _torch_muon(group, machine.device),
         "adamw": _Timed([(_adamw(copies[1], config.optim).step, 1)]),
     }
     times: dict[str, list[float]] = {name: [] for name in contestants}
@@ -106,9 +107,9 @@ def _copies(weights: Sequence[nn.Parameter]) -> list[nn.Parameter]:
     return copies
 
 
-def _textbook(weights: list[nn.Parameter], rows: list[tuple[int, ...]], group: dict[str, object]) -> TextbookMuon:
+def _textbook(weights: list[nn.Parameter], group: dict[str, Any]) -> TextbookMuon:
     options = {key: value for key, value in group.items() if key not in ("params", "matrix_rows")}
-    return TextbookMuon([{"params": weights, "matrix_rows": rows}], **options)  # type: ignore[arg-type]  # as Muon's own
+    return TextbookMuon([{"params": weights, "matrix_rows": group["matrix_rows"]}], **options)
 
 
 def _adamw(weights: list[nn.Parameter], c: OptimConfig) -> torch.optim.AdamW:
@@ -117,32 +118,16 @@ def _adamw(weights: list[nn.Parameter], c: OptimConfig) -> torch.optim.AdamW:
     )
 
 
-def _torch_muon(
-    weights: Sequence[nn.Parameter], rows: Sequence[tuple[int, ...]], c: OptimConfig, device: torch.device
-) -> _Timed:
+def _torch_muon(group: dict[str, Any], device: torch.device) -> _Timed:
     """On CUDA all matrices; on a CPU, where a step takes minutes, one of each shape."""
     matrices: dict[torch.Size, list[nn.Parameter]] = {}
-    for p, heights in zip(weights, rows, strict=True):
-        assert p.grad is not None
-        for part, gradient in zip(
-            torch.split(p.detach(), list(heights)), torch.split(p.grad, list(heights)), strict=True
-        ):
+    for p, rows in zip(group["params"], group["matrix_rows"], strict=True):
+        for part, gradient in zip(torch.split(p.detach(), rows), torch.split(p.grad, rows), strict=True):
             matrix = nn.Parameter(part.clone())
             matrix.grad = gradient.clone()
             matrices.setdefault(matrix.shape, []).append(matrix)
-
-    def optimizer(own: list[nn.Parameter]) -> torch.optim.Muon:
-        return torch.optim.Muon(
-            own,
-            lr=c.lr,
-            weight_decay=c.weight_decay,
-            momentum=c.momentum,
-            nesterov=c.nesterov,
-            ns_coefficients=c.ns_coefficients,
-            ns_steps=c.ns_steps,
-            adjust_lr_fn=c.update_scaling,
-        )
-
+    same = ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "ns_steps")
+    options = {key: group[key] for key in same} | {"adjust_lr_fn": group["update_scaling"]}
     if device.type == "cuda":
-        return _Timed([(optimizer([m for own in matrices.values() for m in own]).step, 1)])
-    return _Timed([(optimizer(own[:1]).step, len(own)) for own in matrices.values()])
+        return _Timed([(torch.optim.Muon([m for own in matrices.values() for m in own], **options).step, 1)])
+    return _Timed([(torch.optim.Muon(own[:1], **options).step, len(own)) for own in matrices.values()])
