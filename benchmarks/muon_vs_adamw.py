@@ -8,6 +8,7 @@ itself. Runs that exist in --runs are read, not repeated.
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -75,14 +76,17 @@ def main() -> None:
     }
     summary = json.loads((runs / f"{PRESETS['Muon']}-0" / "summary.json").read_text(encoding="utf-8"))
     config = json.loads((runs / f"{PRESETS['Muon']}-0" / "config.json").read_text(encoding="utf-8"))
+    train_config, lr = config["train"], config["optim"]["lr"]
     machine = (
-        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
+        f"{os.cpu_count()} {platform.machine()} cores, Python {platform.python_version()}, torch {torch.__version__}"
     )
     text = f"""# Muon against AdamW, validation loss
 
-`python benchmarks/muon_vs_adamw.py` on {machine}: `cola-fan-muon --smoke` and `cola-fan --smoke`, learning
-rate {config["optim"]["lr"]:g} for both, {summary["steps"]} steps of {config["train"]["batch_size"]} sequences, seeds 0,
-1 and 2 (weights, order of the data), data {summary["data_fingerprint"]}. Means over the seeds, ranges in brackets.
+`python benchmarks/muon_vs_adamw.py` on {machine}:
+`cola-fan-muon --smoke` and `cola-fan --smoke`, learning rate {lr:g} for both, {summary["steps"]} steps of
+{train_config["batch_size"]} sequences of {config["model"]["seq_len"]} tokens, seeds 0, 1 and 2 (weights and order),
+data {summary["data_fingerprint"]}. Means over the seeds, ranges in brackets. The rate is the smoke preset's; neither
+optimizer was tuned, so this says what happens at equal rates, not which is better at its best.
 
 {table(curves)}
 
