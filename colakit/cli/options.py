@@ -46,7 +46,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="PATH",
-        help="Read a file, folder or glob of .txt, .jsonl, .jsonl.gz or .parquet instead of the preset's data.",
+        help="Read a file, folder or glob of .txt, .jsonl(.gz, .zst) or .parquet instead of the preset's data.",
         rich_help_panel=_CONFIGURATION,
         show_default=False,
     ),

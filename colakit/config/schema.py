@@ -124,7 +124,7 @@ class DataConfig(Section):
     source: Literal["stdlib", "files", "hub"] = Field(
         "stdlib", description="the running Python's own library, local files, or a Hugging Face dataset"
     )
-    path: str | None = Field(None, description="files: a file, folder or glob of .txt, .jsonl, .jsonl.gz, .parquet")
+    path: str | None = Field(None, description="files: a file, folder or glob of .txt, .jsonl(.gz, .zst), .parquet")
     dataset: str | None = Field(None, description="hub: the dataset's name")
     dataset_config: str | None = Field(None, description="hub: the dataset's configuration")
     tokenizer: str = Field(

@@ -14,7 +14,7 @@ from colakit.data.paths import user_path
 from colakit.data.walk import walk
 from colakit.errors import DataError
 
-ENDINGS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+ENDINGS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _SUPPORTED = f"colakit reads {', '.join(ENDINGS[:-1])} and {ENDINGS[-1]}"
 # Text to the eye, but made of records: as plain text, their syntax would be learned along.
 _RECORDS = frozenset({".csv", ".json", ".ndjson", ".tsv"})

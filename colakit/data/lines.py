@@ -1,6 +1,7 @@
-"""Documents from .txt, .jsonl and .jsonl.gz files: our own reader, since a fault must name its file and line."""
+"""Documents from .txt and .jsonl(.gz, .zst) files: our own reader, since a fault must name its file and line."""
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def read_jsonl(path: Path) -> Iterator[Document]:
 def read_lines(path: Path) -> Iterator[str]:
     """The lines of `path`, line ends included, a byte order mark taken off. Ends at ``\\n`` alone.
 
-    Raises DataError for a file that is empty, binary, not UTF-8, or a damaged gzip.
+    Raises DataError for a file that is empty, binary, not UTF-8, or a damaged gzip or Zstandard.
     """
     number = 0
     try:
@@ -58,6 +59,11 @@ def read_lines(path: Path) -> Iterator[str]:
             f"`gzip -t {path}` checks it."
         ) from error
     except OSError as error:
+        if error.errno is None:  # not the system's: pyarrow's decompression
+            raise DataError(
+                f"{path}, after line {number}: the Zstandard data is truncated or damaged ({error}). Fetch the file "
+                f"again; `zstd -t {path}` checks it."
+            ) from error
         raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
     if number == 0:
         raise DataError(f"{path} is empty. Remove it, or fetch it again if it should hold text.")
@@ -75,8 +81,14 @@ def _has_controls(raw: bytes) -> bool:
 
 
 def _open(path: Path) -> IO[bytes]:
-    # cast: a GzipFile reads like any binary file, but typeshed does not call it an IO[bytes]
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
+    # cast: these read like any binary file, but have no type that says so
+    if path.name.lower().endswith(".gz"):
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if path.name.lower().endswith(".zst"):
+        import pyarrow  # has a decoder, which Python 3.11 has not
+
+        return cast(IO[bytes], io.BufferedReader(pyarrow.CompressedInputStream(path.open("rb"), "zstd")))
+    return path.open("rb")
 
 
 def _decode(raw: bytes, path: Path, number: int) -> str:

@@ -104,7 +104,7 @@ def test_one_named_text_of_any_ending_is_read_as_txt(corpus: Path, name: str) ->
 )
 def test_a_named_file_that_is_no_plain_text_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     message = refusal(write(tmp_path / name, content))
-    assert f"{name} is not plain text. colakit reads .txt, .jsonl, .jsonl.gz and .parquet" in message
+    assert f"{name} is not plain text. colakit reads .txt, .jsonl, .jsonl.gz, .jsonl.zst and .parquet" in message
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

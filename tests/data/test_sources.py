@@ -5,6 +5,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,10 +29,15 @@ def refusal(path: Path | str) -> str:
     return str(caught.value)
 
 
+def zstd(data: bytes) -> bytes:
+    return bytes(pyarrow.compress(data, codec="zstd", asbytes=True))
+
+
 def write(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
+    compress = {".gz": gzip.compress, ".zst": zstd}.get(path.suffix, bytes)
+    path.write_bytes(compress(data))
     return path
 
 
@@ -43,6 +49,7 @@ def test_jsonl_texts_and_ids(tmp_path: Path) -> None:
     expected = [Document("a\u2028b", "x#1"), Document("c", "7"), Document("d", None)]
     assert read(write(tmp_path / "a.jsonl", rows)) == expected
     assert read(write(tmp_path / "b.jsonl.gz", rows)) == expected
+    assert read(write(tmp_path / "c.jsonl.zst", rows)) == expected
 
 
 def test_a_byte_order_mark_is_taken_off(tmp_path: Path) -> None:
@@ -156,18 +163,18 @@ def test_no_supported_file_lists_what_is_read_and_what_is_there(tmp_path: Path) 
     for path in (tmp_path / "d", f"{tmp_path}/d/*"):
         message = refusal(path)
         assert "1 × .pdf" in message
-        assert ".txt, .jsonl, .jsonl.gz and .parquet" in message
+        assert ".txt, .jsonl, .jsonl.gz, .jsonl.zst and .parquet" in message
     (tmp_path / "empty").mkdir()
     assert "no file at all" in refusal(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
 def test_an_empty_file_and_one_of_blanks(tmp_path: Path, name: str) -> None:
     assert f"{name} is empty" in refusal(write(tmp_path / name, ""))
     assert "holds no text" in refusal(write(tmp_path / name, " \n\n"))
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
 def test_binary_and_other_encodings_name_the_line(tmp_path: Path, name: str) -> None:
     good = b'{"text": "a"}\n'
     binary = refusal(write(tmp_path / name, good + b'{"te\0xt": 1}\n'))
@@ -175,6 +182,18 @@ def test_binary_and_other_encodings_name_the_line(tmp_path: Path, name: str) -> 
     latin = refusal(write(tmp_path / name, good + good + b'{"text": "caf\xe9"}\n'))
     assert f"{name}, line 3: byte 0xe9 is not UTF-8" in latin
     assert "iconv -f latin1 -t utf-8" in latin
+
+
+def test_damaged_zstandard(tmp_path: Path) -> None:
+    whole = zstd(b"".join(json.dumps({"text": str(i) * 9}).encode() + b"\n" for i in range(90_000)))
+    path = tmp_path / "a.jsonl.zst"
+    for damaged in (whole[: len(whole) // 2], b"not zstd at all", whole[:-100] + bytes(100)):
+        path.write_bytes(damaged)
+        message = refusal(path)
+        assert "a.jsonl.zst, after line" in message
+        assert "`zstd -t" in message
+    path.write_bytes(whole + zstd(b'{"text": "one more frame"}\n'))
+    assert read(path)[-1].text == "one more frame"
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:
