@@ -1,9 +1,9 @@
-"""Validation loss of Muon and of AdamW at one learning rate, three seeds, on the embedded corpus at smoke size.
+"""Validation loss of Muon and of AdamW at equal learning rates, three seeds, on the embedded corpus at smoke size.
 
     python benchmarks/muon_vs_adamw.py
 
-Trains `cola-fan-muon` and its twin `cola-fan` six times in all, and writes muon_vs_adamw.md, .svg and .json beside
-itself. Runs that exist in --runs are read, not repeated.
+Trains `cola-fan-muon` and its twin `cola-fan` at each of two rates, twelve runs in all, and writes muon_vs_adamw.md,
+.svg and .json beside itself. Runs that exist in --runs are read, not repeated.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 PRESETS = {"Muon": "cola-fan-muon", "AdamW": "cola-fan"}
+RATES = (2e-3, 8e-3)
+"""What --smoke gives `cola-fan`, and what it gives `cola-fan-muon`."""
 SEEDS = (0, 1, 2)
 EVAL_EVERY = 50
 
@@ -28,12 +30,16 @@ Curve = dict[int, float]
 """Step → validation loss, nats per token."""
 
 
-def train(preset: str, seed: int, out: Path) -> Curve:
+def train(preset: str, lr: float, seed: int, runs: Path) -> Curve:
     """The validation losses of one run, which is made unless it is there."""
+    out = runs / f"{preset}-{lr:g}-{seed}"
     if not (out / "summary.json").exists():
-        sets = ["--set", f"train.seed={seed}", "--set", f"train.eval_every={EVAL_EVERY}"]
-        command = ["-m", "colakit", "train", "--preset", preset, "--smoke", *sets, "--out", str(out)]
+        sets = (f"optim.lr={lr:g}", f"train.seed={seed}", f"train.eval_every={EVAL_EVERY}")
+        options = [word for item in sets for word in ("--set", item)]
+        command = ["-m", "colakit", "train", "--preset", preset, "--smoke", *options, "--out", str(out)]
         subprocess.run([sys.executable, *command], check=True)
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    assert (config["optim"]["lr"], config["train"]["seed"]) == (lr, seed), out
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     return {r["step"]: r["val_loss"] for r in records if r["kind"] == "eval"}
@@ -50,45 +56,49 @@ def table(curves: dict[str, list[Curve]]) -> str:
     return "\n".join(rows)
 
 
-def draw(curves: dict[str, list[Curve]], path: Path) -> None:
-    """One line a run; the two optimizers differ in colour and dash."""
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+def draw(curves: dict[float, dict[str, list[Curve]]], path: Path) -> None:
+    """A panel a rate, one line a run; the two optimizers differ in colour and dash."""
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
-    for (name, each), colour, dash in zip(curves.items(), ("#0072B2", "#D55E00"), ("-", "--"), strict=True):
-        for i, curve in enumerate(each):
-            label = name if i == 0 else None
-            axes.plot(list(curve), list(curve.values()), dash, color=colour, linewidth=1.2, label=label)
-    axes.set_xlabel("step")
-    axes.set_ylabel("validation loss, nats per token")
-    axes.set_title("cola-fan --smoke at equal learning rate, seeds 0, 1, 2", loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    panels = figure.subplots(1, len(curves), sharey=True)
+    for axes, (lr, by_optimizer) in zip(panels, curves.items(), strict=True):
+        for (name, each), colour, dash in zip(by_optimizer.items(), ("#0072B2", "#D55E00"), ("-", "--"), strict=True):
+            for i, curve in enumerate(each):
+                label = name if i == 0 else None
+                axes.plot(list(curve), list(curve.values()), dash, color=colour, linewidth=1.2, label=label)
+        axes.set_title(f"learning rate {lr:g}", loc="left")
+        axes.set_xlabel("step")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("validation loss, nats per token")
+    panels[0].legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
+    """Train what is missing, then write the table, the figure and the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/muon-vs-adamw"), help="where the run folders are")
     runs: Path = parser.parse_args().runs
     curves = {
-        name: [train(preset, seed, runs / f"{preset}-{seed}") for seed in SEEDS] for name, preset in PRESETS.items()
+        lr: {name: [train(preset, lr, seed, runs) for seed in SEEDS] for name, preset in PRESETS.items()}
+        for lr in RATES
     }
-    summary = json.loads((runs / f"{PRESETS['Muon']}-0" / "summary.json").read_text(encoding="utf-8"))
-    config = json.loads((runs / f"{PRESETS['Muon']}-0" / "config.json").read_text(encoding="utf-8"))
-    train_config, lr = config["train"], config["optim"]["lr"]
+    first = runs / f"{PRESETS['Muon']}-{RATES[0]:g}-{SEEDS[0]}"
+    summary = json.loads((first / "summary.json").read_text(encoding="utf-8"))
+    config = json.loads((first / "config.json").read_text(encoding="utf-8"))
     machine = (
         f"{os.cpu_count()} {platform.machine()} cores, Python {platform.python_version()}, torch {torch.__version__}"
     )
+    tables = "\n\n".join(f"Learning rate {lr:g}:\n\n{table(by_optimizer)}" for lr, by_optimizer in curves.items())
     text = f"""# Muon against AdamW, validation loss
 
 `python benchmarks/muon_vs_adamw.py` on {machine}:
-`cola-fan-muon --smoke` and `cola-fan --smoke`, learning rate {lr:g} for both, {summary["steps"]} steps of
-{train_config["batch_size"]} sequences of {config["model"]["seq_len"]} tokens, seeds 0, 1 and 2 (weights and order),
-data {summary["data_fingerprint"]}. Means over the seeds, ranges in brackets. The rate is the smoke preset's; neither
-optimizer was tuned, so this says what happens at equal rates, not which is better at its best.
+`cola-fan-muon --smoke` and `cola-fan --smoke`, {summary["steps"]} steps of {config["train"]["batch_size"]} sequences of
+{config["model"]["seq_len"]} tokens, seeds 0, 1 and 2 (weights and order), data
+{summary["data_fingerprint"]}. Means over the seeds, ranges in brackets.
+The rates are those that `--smoke` gives AdamW (0.002) and Muon (0.008).
 
-{table(curves)}
+{tables}
 
 ![Validation loss over steps](muon_vs_adamw.svg)
 """

@@ -44,7 +44,7 @@ def resolve(preset: str, *, smoke_run: bool = False, data: str | None = None, se
     if smoke_run:
         layers.append(("--smoke", smoke.overlay(base)))
     if data is not None:
-        cleared = {"dataset": None, "dataset_config": None}
+        cleared = {"dataset": None, "dataset_config": None, **smoke.UNCLEANED}
         layers.append(("--data", {"data": {"source": "files", "path": data, **cleared}}))
     set_layer, set_problems = parse_sets(sets)
     layers.append(("--set", set_layer))

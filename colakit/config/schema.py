@@ -131,6 +131,9 @@ class DataConfig(Section):
         "bpe",
         description="bpe: a byte-level BPE trained on the source; else a hub name, folder or tokenizer.json",
     )
+    remove_urls: bool = Field(False, description="take web addresses out of the text")
+    remove_crawl_markers: bool = Field(False, description="take out lines that are a web page's menus and notices")
+    min_words: NonNegative = Field(0, description="leave out documents of fewer words")
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.01, description="share of documents held out")
     cache_dir: str | None = Field(
         None, description="prepared data and trained tokenizers; unset: the user's cache folder"

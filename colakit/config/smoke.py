@@ -11,6 +11,9 @@ from colakit.config.schema import RunConfig
 _MODEL = {"n_layers": 4, "d_ff": 704, "vocab_size": 4096, "seq_len": 256}
 _WIDTH = {"d_model": 256, "n_heads": 4, "n_kv_heads": 2}
 _RANK = 64
+UNCLEANED: dict[str, Any] = {"remove_urls": False, "remove_crawl_markers": False, "min_words": 0}
+"""How text is read that was not crawled."""
+
 _TRAIN = {"max_steps": 300, "batch_size": 8, "eval_every": 60, "eval_tokens": 32_768}
 
 
@@ -29,6 +32,7 @@ def overlay(config: RunConfig) -> dict[str, dict[str, Any]]:  # Any: TOML values
             "dataset": None,
             "dataset_config": None,
             "path": None,
+            **UNCLEANED,
             "tokenizer": "bpe",
             "val_fraction": 0.02,
         },

@@ -20,7 +20,7 @@ from colakit.data.cache import cache_root, cached_folder
 from colakit.data.document import Document
 from colakit.data.packing import pack
 from colakit.data.pretrained import check_tokenizer, load_tokenizer
-from colakit.data.sources import check_source, read_documents, source_name
+from colakit.data.sources import Documents, check_source, source_name
 from colakit.data.split import Side, Split, split_documents
 from colakit.data.tokenizer import Tokenizer, read_tokenizer
 from colakit.errors import ConfigError, DataError, Problem
@@ -48,6 +48,8 @@ class PreparedData:
     held_out_documents: int
     dropped_documents: int
     """Left out of training because their text is held out."""
+    short_documents: int
+    """Left out since they have fewer than ``data.min_words`` words."""
     text_bytes: int
     train_tokens: int
     held_out_tokens: int
@@ -69,6 +71,7 @@ class PreparedData:
             "documents": self.documents,
             "held_out_documents": self.held_out_documents,
             "dropped_documents": self.dropped_documents,
+            "short_documents": self.short_documents,
             "text_bytes": self.text_bytes,
             "train_tokens": self.train_tokens,
             "held_out_tokens": self.held_out_tokens,
@@ -91,7 +94,9 @@ def prepare(config: DataConfig, *, seq_len: int, vocab_size: int) -> PreparedDat
     tokenizer = None if config.tokenizer == "bpe" else load_tokenizer(config.tokenizer)
     if tokenizer is not None:
         _check_vocab(tokenizer, vocab_size)
-    split = split_documents(read_documents(config), config.val_fraction, source=source_name(config))
+    documents = Documents(config)
+    split = split_documents(documents, config.val_fraction, source=source_name(config))
+    short = documents.short
     if tokenizer is None:
         tokenizer = _trained_bpe(config, split, vocab_size)
         _check_vocab(tokenizer, vocab_size)
@@ -109,6 +114,7 @@ def prepare(config: DataConfig, *, seq_len: int, vocab_size: int) -> PreparedDat
         documents=split.documents,
         held_out_documents=split.held_out_documents,
         dropped_documents=split.dropped_documents,
+        short_documents=short,
         text_bytes=split.text_bytes,
         train_tokens=train.n_tokens,
         held_out_tokens=held_out.n_tokens,
@@ -160,7 +166,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[Sequence[str]]:
 
 
 def _side(config: DataConfig, split: Split, side: Side) -> Iterator[Document]:
-    return (document for document in split.checked(read_documents(config)) if split.side(document) is side)
+    return (document for document in split.checked(Documents(config)) if split.side(document) is side)
 
 
 def _path(folder: Path, side: Side) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from colakit.config.schema import DataConfig
+from colakit.data.cleaning import has_words, remove_crawl_markers, remove_urls
 from colakit.data.corpus import read_stdlib, stdlib_root
 from colakit.data.document import Document
 from colakit.data.files import SourceFile, find_files
@@ -11,7 +12,7 @@ from colakit.data.lines import read_jsonl, read_txt
 from colakit.data.tables import read_parquet
 from colakit.errors import DataError
 
-__all__ = ["Document", "check_source", "read_documents", "source_name"]
+__all__ = ["Document", "Documents", "check_source", "source_name"]
 
 
 def check_source(config: DataConfig) -> None:
@@ -24,19 +25,37 @@ def check_source(config: DataConfig) -> None:
         raise _hub_error(config)
 
 
-def read_documents(config: DataConfig) -> Iterator[Document]:
-    """Every document of the source, in a fixed order; none is blank.
+class Documents:
+    """Every document of the source, cleaned as configured, in a fixed order; none is blank. Each pass reads it anew.
 
-    Raises DataError naming file and line of the first fault, and for a source without any text.
+    A pass raises DataError naming file and line of the first fault, and for a source without any text.
     """
-    check_source(config)
-    documents = read_stdlib() if config.source == "stdlib" else _read_files(config)
-    empty = True
-    for document in documents:
-        empty = False
-        yield document
-    if empty:
-        raise DataError(f"{source_name(config)} holds no text: every document is blank. Give text with --data PATH.")
+
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+        self.short = 0
+        """Documents that the latest pass left out, of fewer than ``data.min_words`` words."""
+
+    def __iter__(self) -> Iterator[Document]:
+        config = self._config
+        check_source(config)
+        self.short, empty = 0, True
+        for document in read_stdlib() if config.source == "stdlib" else _read_files(config):
+            text = _clean(document.text, config)
+            if not has_words(text, config.min_words):
+                self.short += 1
+            elif text.strip():
+                empty = False
+                yield Document(text, document.id)
+        if empty:
+            few = f"no document of {config.min_words} words (data.min_words)" if self.short else "no text but blanks"
+            raise DataError(f"{source_name(config)} holds {few}. Give text with --data PATH.")
+
+
+def _clean(text: str, config: DataConfig) -> str:
+    if config.remove_urls:
+        text = remove_urls(text)
+    return remove_crawl_markers(text) if config.remove_crawl_markers else text
 
 
 def source_name(config: DataConfig) -> str:

@@ -40,13 +40,10 @@ class CombinedOptimizer:
             {"params": [parameters[n] for n in self.routing.adamw_decayed], "weight_decay": config.weight_decay},
             {"params": [parameters[n] for n in self.routing.adamw_plain], "weight_decay": 0.0},
         ]
-        self.parts["adamw"] = AdamW(
-            [g for g in adamw if g["params"]],
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-            eps=config.eps,
-            fused=True,
-        )
+        if groups := [g for g in adamw if g["params"]]:
+            self.parts["adamw"] = AdamW(
+                groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
+            )
         device = next(model.parameters()).device
         self._clocks = {name: Clock(device) for name in self.parts}
 

@@ -1,5 +1,6 @@
 """Which optimizer gets which parameter of a built model, decided by role alone (`group_of`) and never by name."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ def route(model: nn.Module, roles: Mapping[str, ParamRole], *, muon: bool) -> Ro
         adamw_decayed=tuple(n for n, group in groups.items() if group == "adamw_decayed"),
         adamw_plain=tuple(n for n, group in groups.items() if group == "adamw_plain"),
     )
-    problem = _shared(model, roles, routing)
+    problem = _shared(model, groups)
     if problem is None and names.keys() != roles.keys():
         problem = f"parameters and roles differ: {', '.join(sorted(names.keys() ^ roles.keys()))}"
     if problem is None and muon and not routing.muon:
@@ -47,15 +48,14 @@ def route(model: nn.Module, roles: Mapping[str, ParamRole], *, muon: bool) -> Ro
     return routing
 
 
-def _shared(model: nn.Module, roles: Mapping[str, ParamRole], routing: Routing) -> str | None:
-    """What is wrong where two names are one memory, whole or in part: they must not be Muon's and AdamW's both."""
-    memory = {
-        name: p.untyped_storage().data_ptr() or id(p)  # on the meta device all addresses are 0
+def _shared(model: nn.Module, groups: Mapping[str, str]) -> str | None:
+    """Names what two parameters share, where they lie in one memory, whole or in part: each would update the other."""
+    ranges = sorted(
+        (p.data_ptr(), p.data_ptr() + p.nbytes, name)
         for name, p in model.named_parameters(remove_duplicate=False)
-        if name in roles
-    }
-    for mine in routing.muon:
-        for name in (*routing.adamw_decayed, *routing.adamw_plain):
-            if mine in memory and memory[mine] == memory.get(name):
-                return f"one tensor in two groups: {mine} is Muon's, {name} ({roles[name].role}) AdamW's"
+        if name in groups and p.data_ptr()  # on the meta device all addresses are 0
+    )
+    for (_, end, first), (start, _, second) in itertools.pairwise(ranges):
+        if start < end:
+            return f"one tensor under two names: {first} ({groups[first]}) and {second} ({groups[second]})"
     return None

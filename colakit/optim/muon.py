@@ -76,10 +76,17 @@ class Muon(Optimizer):
             "update_scaling": update_scaling,
         }
         super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take one more group. Raises ValueError where ``matrix_rows`` are missing or do not add up."""
+        super().add_param_group(param_group)
+        _check(self.param_groups[-1])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the momentum, and the options it was kept under. Raises ValueError where it has other matrices."""
+        super().load_state_dict(state_dict)
         for group in self.param_groups:
-            for p, rows in zip(group["params"], group["matrix_rows"], strict=True):
-                if p.ndim != 2 or sum(rows) != p.shape[0]:
-                    raise ValueError(f"a parameter of shape {tuple(p.shape)} does not hold matrices of rows {rows}")
+            _check(group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # as torch's
@@ -97,14 +104,14 @@ class Muon(Optimizer):
         return sum(
             _matrices(batch) * flops(batch[0].matrix, compute_dtype(batch[0].parameter), *_iteration(group))
             for group in self.param_groups
-            for batch in _batches(group, group["params"])
+            for batch in _batches(group, _trained(group))
         )
 
     def workspace_bytes(self) -> int:
         """What a step holds at most besides the state: the matrices that are iterated together, and what that needs."""
         most = 0
         for group in self.param_groups:
-            for batch in _batches(group, group["params"]):
+            for batch in _batches(group, _trained(group)):
                 p, matrix = batch[0].parameter, batch[0].matrix
                 each = workspace_bytes(matrix, p.dtype, compute_dtype(p), *_iteration(group))
                 most = max(most, _matrices(batch) * each)
@@ -147,6 +154,18 @@ def update_scale(shape: Sequence[int], scaling: UpdateScaling) -> float:
     return 0.2 * math.sqrt(max(rows, columns)) if scaling == "match_rms_adamw" else math.sqrt(max(1.0, rows / columns))
 
 
+def _check(group: dict[str, Any]) -> None:
+    if len(group.get("matrix_rows", ())) != len(group["params"]):
+        raise ValueError("each parameter needs its matrix_rows")
+    for p, rows in zip(group["params"], group["matrix_rows"], strict=True):
+        if p.ndim != 2 or sum(rows) != p.shape[0] or min(rows) < 1:
+            raise ValueError(f"a parameter of shape {tuple(p.shape)} does not hold matrices of rows {rows}")
+
+
+def _trained(group: dict[str, Any]) -> list[Tensor]:
+    return [p for p in group["params"] if p.requires_grad]
+
+
 def _iteration(group: dict[str, Any]) -> tuple[Coefficients, int]:
     return group["ns_coefficients"], group["ns_steps"]
 
@@ -158,10 +177,10 @@ def _matrices(batch: list[_Run]) -> int:
 def _batches(group: dict[str, Any], wanted: Iterable[Tensor]) -> Iterator[list[_Run]]:
     """What is iterated together of the `wanted` parameters: matrices of one shape, on a CPU as many as suit it."""
     chosen = set(wanted)
-    by_shape: dict[tuple[int, int], list[_Run]] = defaultdict(list)
+    by_shape: dict[object, list[_Run]] = defaultdict(list)
     for p, rows in zip(group["params"], group["matrix_rows"], strict=True):
         for run in _runs(p, rows) if p in chosen else ():
-            by_shape[run.matrix].append(run)
+            by_shape[run.matrix, p.dtype, p.device].append(run)
     for runs in by_shape.values():
         if runs[0].parameter.device.type != "cpu":
             yield runs

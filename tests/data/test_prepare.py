@@ -18,6 +18,7 @@ from colakit.data.blocks import Blocks
 from colakit.data.cache import cache_root, cached_folder
 from colakit.data.document import Document
 from colakit.data.prepare import PreparedData, check_sources, prepare
+from colakit.data.sources import Documents
 from colakit.data.tokenizer import Tokenizer
 from colakit.errors import ConfigError, DataError
 
@@ -152,6 +153,20 @@ def test_a_held_out_copy_under_another_name_is_not_trained_on(tmp_path: Path) ->
     assert data.describe()["dropped_documents"] == data.dropped_documents
 
 
+def test_cleaning_shapes_the_blocks_and_their_fingerprint(tmp_path: Path) -> None:
+    words = [f"the {i} quick brown fox at www.fox{i}.example jumps" for i in range(30)]
+    config = corpus(tmp_path / "c", [*words, *(f"short {i}" for i in range(5))])
+    plain = run(config)
+    cleaned = run(config.model_copy(update={"remove_urls": True, "min_words": 3}))
+    assert (plain.short_documents, cleaned.short_documents) == (0, 5)
+    assert plain.fingerprint != cleaned.fingerprint
+    both = documents_of(cleaned, cleaned.train) + documents_of(cleaned, cleaned.held_out)
+    assert sorted(both) == sorted(f"the {i} quick brown fox at  jumps" for i in range(30))
+    assert cleaned.describe()["short_documents"] == 5
+    again = run(config.model_copy(update={"remove_urls": True, "min_words": 3}))
+    assert (again.fingerprint, again.short_documents) == (cleaned.fingerprint, 5)
+
+
 # --- refusals
 
 
@@ -163,17 +178,17 @@ def test_a_source_that_changes_while_it_is_read_poisons_no_cache(
     config = corpus(tmp_path / "c")
     if tokenizer_is_cached:
         run(config, seq_len=8)
-    honest, passes = prepare_module.read_documents, iter(range(99))
+    honest, passes = Documents.__iter__, iter(range(99))
 
-    def edited_after_the_first_pass(given: DataConfig) -> Iterator[Document]:
+    def edited_after_the_first_pass(source: Documents) -> Iterator[Document]:
         changed = next(passes) > 0
-        for i, document in enumerate(honest(given)):
+        for i, document in enumerate(honest(source)):
             yield Document(document.text + "!") if changed and i == 7 else document
 
-    monkeypatch.setattr(prepare_module, "read_documents", edited_after_the_first_pass)
+    monkeypatch.setattr(Documents, "__iter__", edited_after_the_first_pass)
     with pytest.raises(DataError, match="changed while it was being read"):
         run(config)
-    monkeypatch.setattr(prepare_module, "read_documents", honest)
+    monkeypatch.setattr(Documents, "__iter__", honest)
     data = run(config)
     assert sorted(documents_of(data, data.train) + documents_of(data, data.held_out)) == sorted(texts())
 

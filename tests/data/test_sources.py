@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from colakit.config.schema import DataConfig
 from colakit.data.lines import MAX_CHUNK_BYTES, MAX_LINE_CHARS, MIN_CHUNK_BYTES, _chunks, _pieces
-from colakit.data.sources import Document, check_source, read_documents
+from colakit.data.sources import Document, Documents, check_source
 from colakit.errors import DataError
 
 
@@ -20,7 +20,7 @@ def read(path: Path | str) -> list[Document]:
     folder = Path(path).parent
     while not folder.is_dir():
         folder = folder.parent
-    return list(read_documents(DataConfig(source="files", path=str(path), cache_dir=str(folder / ".cache"))))
+    return list(Documents(DataConfig(source="files", path=str(path), cache_dir=str(folder / ".cache"))))
 
 
 def refusal(path: Path | str) -> str:
@@ -249,7 +249,7 @@ def test_bad_parquet(tmp_path: Path) -> None:
 
 def test_the_hub_is_refused_before_anything_else(tmp_path: Path) -> None:
     config = DataConfig(source="hub", dataset="HuggingFaceFW/fineweb-edu", cache_dir=str(tmp_path))
-    for call in (check_source, lambda c: next(read_documents(c))):
+    for call in (check_source, lambda c: next(iter(Documents(c)))):
         with pytest.raises(DataError) as caught:
             call(config)
         for part in ("HuggingFaceFW/fineweb-edu", "--smoke", "--data PATH", "data.source=stdlib", "tokenizer=bpe"):
@@ -262,3 +262,9 @@ def test_the_check_before_a_run_finds_a_missing_path_and_reads_nothing(tmp_path:
     with pytest.raises(DataError, match=r"needs data\.path"):
         check_source(DataConfig(source="files"))
     check_source(DataConfig(source="files", path=str(write(tmp_path / "a.jsonl", "broken"))))
+
+
+def test_a_source_of_short_documents_alone_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "two words"}\n')
+    with pytest.raises(DataError, match=r"holds no document of 3 words \(data\.min_words\)"):
+        list(Documents(DataConfig(source="files", path=str(path), min_words=3)))

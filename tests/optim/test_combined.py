@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from colakit.config.schema import OptimConfig
 from colakit.model.linear import ParamRole
 from colakit.model.lm import LM
+from colakit.optim.clock import Clock
 from colakit.optim.combined import CombinedOptimizer
 from colakit.optim.muon import Muon
 from tests.model.tiny import MUON_PRESETS, PRESETS, tiny_config, tiny_model
@@ -258,3 +259,19 @@ def test_what_its_parts_cost(optimizer: str) -> None:
     assert costs["adamw"].flops == 0
     assert all(part.ms > 0.0 for part in costs.values())
     assert sum(part.ms for part in costs.values()) < passed_ms
+
+
+def test_costs_are_of_the_last_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    combined = CombinedOptimizer(Toy(), ROLES, config("muon"))
+    asked: list[int] = []
+    monkeypatch.setattr(Clock, "median_ms", lambda _self, last: asked.append(last) or 3.0)
+    assert [part.ms for part in combined.costs(last=7)] == [3.0, 3.0]
+    assert asked == [7, 7]
+
+
+def test_a_model_of_matrices_alone_has_no_adamw() -> None:
+    model = nn.Linear(3, 4, bias=False)
+    combined = CombinedOptimizer(model, {"weight": ParamRole("matrix", (4,))}, config("muon"))
+    assert list(combined.parts) == ["muon"]
+    model.weight.grad = torch.ones_like(model.weight)
+    combined.step()

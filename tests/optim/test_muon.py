@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from colakit.optim import muon as muon_module
 from colakit.optim.muon import Muon
 from tests.oracles import reference as ref
 from tests.storages import LiveStorages
@@ -149,7 +150,7 @@ def test_an_update_has_the_root_mean_square_of_an_adamw_step(shape: tuple[int, i
     assert float(singular.max()) < 1.3
 
 
-@pytest.mark.parametrize("rows", [(4, 4), (4, 6), (), (5,), (9, 9)])
+@pytest.mark.parametrize("rows", [(4, 4), (4, 6), (), (5,), (9, 9), (-3, 12), (0, 9)])
 def test_rows_that_do_not_add_up_are_refused(rows: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"shape \(9, 5\) does not hold matrices of rows"):
         muon([nn.Parameter(randn(9, 5))], [rows])
@@ -161,7 +162,7 @@ def test_a_vector_is_refused() -> None:
 
 
 def test_rows_are_needed_for_each_parameter() -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="each parameter needs its matrix_rows"):
         muon([nn.Parameter(randn(9, 5)), nn.Parameter(randn(4, 5))], [(9,)])
 
 
@@ -179,8 +180,8 @@ def test_a_closure_is_evaluated_with_gradients() -> None:
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
-@pytest.mark.parametrize("steps", [1, 2, 5, 7])
-@pytest.mark.parametrize("shape", [(5, 40), (40, 5), (5, 10), (10, 13), (300, 330)])
+@pytest.mark.parametrize("steps", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize("shape", [(5, 40), (40, 5), (5, 10), (10, 13), (300, 420), (384, 257)])
 def test_a_step_holds_the_workspace_of_one_shape(
     shape: tuple[int, int], steps: int, bfloat16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,3 +201,69 @@ def test_a_step_holds_the_workspace_of_one_shape(
         optimizer.step()
     norms = 7 * 4
     assert live.peak == pytest.approx(optimizer.workspace_bytes(), abs=norms)
+
+
+def test_what_has_no_gradient_to_come_is_no_work() -> None:
+    frozen = nn.Parameter(randn(9, 5).float(), requires_grad=False)
+    moving = nn.Parameter(randn(4, 6).float())
+    both, alone = muon([frozen, moving], [(9,), (4,)]), muon([moving], [(4,)])
+    assert both.flops_per_step() == alone.flops_per_step() > 0
+    assert both.workspace_bytes() == alone.workspace_bytes() > 0
+
+
+def test_groups_and_states_with_other_matrices_are_refused() -> None:
+    optimizer = muon([nn.Parameter(randn(9, 5))], [(4, 5)])
+    for group in ({"matrix_rows": [(4,)]}, {}):
+        with pytest.raises(ValueError, match="matri"):
+            optimizer.add_param_group({"params": [nn.Parameter(randn(9, 5))], **group})
+    other = muon([nn.Parameter(randn(7, 5))], [(3, 4)])
+    with pytest.raises(ValueError, match=r"shape \(9, 5\) does not hold matrices of rows"):
+        muon([nn.Parameter(randn(9, 5))], [(9,)]).load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize("limit", [1, 50, 100, 10**6])
+def test_what_fits_into_one_batch_changes_nothing(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every matrix is updated, however they are cut into batches; no batch is over the limit but one of one piece."""
+    monkeypatch.setattr(muon_module, "_CPU_BATCH", limit)
+    params = [nn.Parameter(randn(8, 5, seed=i)) for i in range(7)]
+    slow = [[ref.SlowMuon(m, **SETTINGS) for m in torch.split(p.detach(), (4, 4))] for p in params]
+    batches: list[int] = []
+    plain = Muon._orthogonalize
+
+    def watched(self: Muon, stack: Tensor, *options: Any) -> Tensor:
+        batches.append(stack.numel())
+        return plain(self, stack, *options)
+
+    monkeypatch.setattr(Muon, "_orthogonalize", watched)
+    optimizer = muon(list(params), [(4, 4)] * 7)
+    for i, (p, alone) in enumerate(zip(params, slow, strict=True)):
+        p.grad = randn(8, 5, seed=100 + i)
+        for one, g in zip(alone, torch.split(p.grad, (4, 4)), strict=True):
+            one.step(g)
+    optimizer.step()
+    for p, alone in zip(params, slow, strict=True):
+        torch.testing.assert_close(p.detach(), torch.cat([one.w for one in alone]), **TIGHT)
+    assert sum(batches) == 7 * 40
+    assert batches == {1: [40] * 7, 50: [40] * 7, 100: [80, 80, 80, 40]}.get(limit, [280])
+
+
+def test_matrices_of_one_shape_and_two_types_are_kept_apart() -> None:
+    params = [nn.Parameter(randn(4, 6)), nn.Parameter(randn(4, 6, seed=1).float())]
+    starts = [p.detach().clone() for p in params]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    muon(list(params), [(4,), (4,)]).step()
+    for p, start in zip(params, starts, strict=True):
+        assert not torch.equal(p, start)
+        assert bool(torch.isfinite(p).all())
+
+
+def test_autocast_around_a_step_changes_nothing() -> None:
+    ends = []
+    for enabled in (False, True):
+        p = nn.Parameter(randn(5, 40).float())
+        p.grad = randn(5, 40, seed=1).float()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            muon([p], [(5,)]).step()
+        ends.append(p.detach())
+    assert torch.equal(ends[0], ends[1])
