@@ -86,13 +86,14 @@ def main() -> None:
     first = runs / f"{PRESETS['Muon']}-{RATES[0]:g}-{SEEDS[0]}"
     summary = json.loads((first / "summary.json").read_text(encoding="utf-8"))
     config = json.loads((first / "config.json").read_text(encoding="utf-8"))
+    commit = json.loads((first / "environment.json").read_text(encoding="utf-8"))["git_commit"] or "unknown"
     machine = (
         f"{os.cpu_count()} {platform.machine()} cores, Python {platform.python_version()}, torch {torch.__version__}"
     )
     tables = "\n\n".join(f"Learning rate {lr:g}:\n\n{table(by_optimizer)}" for lr, by_optimizer in curves.items())
     text = f"""# Muon against AdamW, validation loss
 
-`python benchmarks/muon_vs_adamw.py` on {machine}:
+`python benchmarks/muon_vs_adamw.py` on {machine}, commit {commit[:7]}:
 `cola-fan-muon --smoke` and `cola-fan --smoke`, {summary["steps"]} steps of {config["train"]["batch_size"]} sequences of
 {config["model"]["seq_len"]} tokens, seeds 0, 1 and 2 (weights and order), data
 {summary["data_fingerprint"]}. Means over the seeds, ranges in brackets.
