@@ -30,7 +30,7 @@ def bench(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Timed steps, after a warm-up; 10 unless given, with --optimizer-only 5."),
+        typer.Option(min=1, help="Timed steps, after a warm-up; 10 unless given, with --optimizer-only 9."),
     ] = None,
     optimizer_only: Annotated[
         bool,
@@ -47,7 +47,7 @@ def bench(
     if optimizer_only:
         if batch_sizes is not None:
             raise typer.BadParameter("has no part in --optimizer-only: leave it out.", param_hint="--batch-sizes")
-        _optimizer(preset or OPTIMIZER_PRESET, steps or 5, smoke=smoke, sets=sets or [], json=json)
+        _optimizer(preset or OPTIMIZER_PRESET, steps or 9, smoke=smoke, sets=sets or [], json=json)
     else:
         _step(
             preset or options.DEFAULT_PRESET, batch_sizes or "16", steps or 10, smoke=smoke, sets=sets or [], json=json
