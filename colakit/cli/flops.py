@@ -97,17 +97,17 @@ def flops(
     else:
         width = d or PAPER_SIZES.d
         others = {"n": PAPER_SIZES.n, "r": max(1, width // 4), "d_ff": 8 * width // 3}
-        _table6(Sizes(**{"d": width, **others, **given}), plot=plot, json=json)
+        _table6(Sizes(**{"d": width, **others, **given}), r_is_default=r is None, plot=plot, json=json)
 
 
 def _misplaced(names: Iterable[str], why: str) -> typer.BadParameter:
     return typer.BadParameter(f"{why}.", param_hint=", ".join(names))
 
 
-def _table6(sizes: Sizes, *, plot: Path | None, json: bool) -> None:
+def _table6(sizes: Sizes, *, r_is_default: bool, plot: Path | None, json: bool) -> None:
     if sizes.r >= min(sizes.d, sizes.d_ff):
         rule = f"must be below --d {sizes.d} and --d-ff {sizes.d_ff}: a low-rank layer is narrower than both its sides."
-        raise typer.BadParameter(rule, param_hint=f"--r {sizes.r}")
+        raise typer.BadParameter(rule, param_hint=f"--r {sizes.r}{' (d / 4)' if r_is_default else ''}")
     record = table6(sizes)
     if plot is not None:
         stacked_bars(plot, "Table 6, forward pass of one layer", "GFLOP", _table6_bars(record))

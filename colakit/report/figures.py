@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colakit.errors import FigureError
+from colakit.report.tables import print_note, stderr_console
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,12 +31,13 @@ def check_figure(path: Path) -> None:
 
 
 def stacked_bars(path: Path, title: str, unit: str, bars: Mapping[str, Mapping[str, float]]) -> None:
-    """Write one horizontal bar a key of `bars`, stacked by component, in `unit`. Raises FigureError."""
+    """Write one horizontal bar a key of `bars`, stacked by component, in `unit`, and say where. Raises FigureError."""
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
     try:
         draw_bars(title, unit, bars).savefig(path, dpi=200, metadata=metadata)
     except OSError as error:
         raise FigureError(f"{path} cannot be written: {error.strerror or error}. Choose another place.") from error
+    print_note(f"Drawn: {path}", stderr_console())
 
 
 def draw_bars(title: str, unit: str, bars: Mapping[str, Mapping[str, float]]) -> "Figure":

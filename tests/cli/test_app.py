@@ -107,7 +107,7 @@ def test_a_wrong_configuration_is_one_message_and_exit_2(colakit: Run, args: lis
         (["bench", "--optimizer-only", "--batch-sizes", "4"], "has no part in --optimizer-only"),
         (["params", "-p", "cola", "--memory", "--set", "model.attention=reference"], "model.attention=reference"),
         (["flops", "--r", "768"], "--r 768: must be below --d 768"),
-        (["flops", "--d-ff", "100"], "--r 192: must be below --d 768 and --d-ff 100"),
+        (["flops", "--d-ff", "100"], "--r 192 (d / 4): must be below --d 768 and --d-ff"),
         (["flops", "--preset", "cola", "--batch-size", "0"], "'--batch-size'"),
         (["flops", "--preset", "cola", "--d", "3"], "--d: belongs to Table 6"),
         (["flops", "--preset", "cola", "--d-ff", "768", "--n", "1"], "--d-ff, --n: belongs to Table 6"),

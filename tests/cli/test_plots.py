@@ -68,6 +68,7 @@ def test_table_6_in_gigaflop(colakit: Run, drawn: list[tuple[str, Bars]]) -> Non
 def test_a_plot_is_written(colakit: Run, tmp_path: Path, command: list[str], name: str, magic: bytes) -> None:
     outcome = colakit(*command, "--plot", str(tmp_path / name))
     assert outcome.code == 0
+    assert outcome.err.replace("\n", "") == f"Drawn: {tmp_path / name}"
     assert (tmp_path / name).read_bytes().startswith(magic)
 
 
