@@ -56,6 +56,13 @@ def table(curves: dict[str, list[Curve]]) -> str:
     return "\n".join(rows)
 
 
+def conclusion(lr: float, by_optimizer: dict[str, list[Curve]]) -> str:
+    """How each optimizer ends, seed by seed."""
+    ends = {name: [c[max(c)] for c in each] for name, each in by_optimizer.items()}
+    shown = (f"{name} {', '.join(f'{end:.3f}' for end in each)}" for name, each in ends.items())
+    return f"At {lr:g} the three runs end at {'; '.join(shown)}."
+
+
 def draw(curves: dict[float, dict[str, list[Curve]]], path: Path) -> None:
     """A panel a rate, one line a run; the two optimizers differ in colour and dash."""
     figure = Figure(figsize=(9.0, 4.2), layout="constrained")
@@ -91,17 +98,20 @@ def main() -> None:
         f"{os.cpu_count()} {platform.machine()} cores, Python {platform.python_version()}, torch {torch.__version__}"
     )
     tables = "\n\n".join(f"Learning rate {lr:g}:\n\n{table(by_optimizer)}" for lr, by_optimizer in curves.items())
+    ends = "\n".join(conclusion(lr, by_optimizer) for lr, by_optimizer in curves.items())
     text = f"""# Muon against AdamW, validation loss
 
 `python benchmarks/muon_vs_adamw.py` on {machine}, commit {commit[:7]}:
 `cola-fan-muon --smoke` and `cola-fan --smoke`, {summary["steps"]} steps of {config["train"]["batch_size"]} sequences of
 {config["model"]["seq_len"]} tokens, seeds 0, 1 and 2 (weights and order), data
 {summary["data_fingerprint"]}. Means over the seeds, ranges in brackets.
-The rates are those that `--smoke` gives AdamW (0.002) and Muon (0.008).
+The rates are those that `--smoke` gives AdamW (0.002) and Muon (0.008). Other commits may differ by roundings.
+
+{ends}
 
 {tables}
 
-![Validation loss over steps](muon_vs_adamw.svg)
+![Validation loss over steps, a line a seed, a panel a learning rate](muon_vs_adamw.svg)
 """
     (HERE / "muon_vs_adamw.md").write_text(text, encoding="utf-8")
     (HERE / "muon_vs_adamw.json").write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")

@@ -54,7 +54,15 @@ def bench(
         )
 
 
+_OPTIMIZER_FIELDS = ("model.", "optim.", "train.seed", "train.device")
+"""What the update of the matrices depends on."""
+
+
 def _optimizer(preset: str, repeats: int, *, smoke: bool, sets: list[str], json: bool) -> None:
+    idle = [item for item in sets if not item.strip().startswith(_OPTIMIZER_FIELDS)]
+    if idle:
+        fix = "Leave it out: the matrices' update depends on model, optim, train.seed and train.device alone."
+        raise ConfigError([Problem("--set", item, "has no part in --optimizer-only", fix) for item in idle])
     config = resolve(preset, smoke_run=smoke, sets=["optim.optimizer=muon", *sets]).config
     if config.optim.optimizer != "muon":
         fix = "Leave it out: AdamW is measured beside Muon."

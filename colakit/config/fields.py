@@ -33,6 +33,8 @@ def _field_problems(path: str, error: ErrorDetails) -> list[Problem]:
         unknown = {f"{path}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {path: value}
         return [_unknown_field(field, inner) for field, inner in unknown.items()]
     rule = error["msg"][0].lower() + error["msg"][1:]
+    if error["type"] == "tuple_type":
+        rule = "not a list"
     spelling = " Write true or false." if error["type"] == "bool_type" else ""
     return [Problem(path, value, rule, f"Meaning: {_describe(path)}.{spelling}")]
 

@@ -106,7 +106,8 @@ class OptimConfig(Section):
     nesterov: bool = Field(True, description="Muon: look ahead by one more momentum step")
     ns_steps: Annotated[int, Field(ge=1, le=20)] = Field(5, description="Muon: Newton–Schulz iterations")
     ns_coefficients: Annotated[tuple[PositiveFloat, FiniteFloat, FiniteFloat], Field(strict=False)] = Field(
-        (3.4445, -4.7750, 2.0315), description="Muon: [a, b, c] of an iteration a·s + b·s³ + c·s⁵"
+        (3.4445, -4.7750, 2.0315),
+        description="Muon: an iteration makes a·s + b·s³ + c·s⁵ of s; written as [a, b, c], three numbers",
     )
     update_scaling: Literal["match_rms_adamw", "original"] = Field(
         "match_rms_adamw", description="Muon: 0.2·√max(rows, columns), or √max(1, rows / columns)"

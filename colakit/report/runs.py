@@ -106,6 +106,7 @@ def optimizer_notes(r: OptimizerBenchRecord) -> list[str]:
         f"Its state is 1× the {r.parameters:,} parameters, {gib(r.state_bytes):.3f} GiB; a step's workspace "
         f"{gib(r.workspace_bytes):.3f} GiB.",
         *([f"{r.reason}."] if r.reason else []),
+        *(["Fewer than 5 repeats: expect the ratios to move by a quarter."] if r.repeats < 5 else []),
     ]
 
 

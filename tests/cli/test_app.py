@@ -82,6 +82,7 @@ def test_it_runs_as_a_module() -> None:
         (["flops", "--preset", "cola", "--set", "model.n_layers=1000000000"], "less than or equal to 1000"),
         (["params", "-p", "cola", "--set", "model.d_model=999999999"], "less than or equal to 16777216"),
         (["bench", "--batch-sizes", "2", "--set", "train.batch_size=3"], "Give --batch-sizes instead"),
+        (["bench", "--optimizer-only", "--set", "train.batch_size=2"], "'train.batch_size=2': has no part in"),
         (["bench", "--optimizer-only", "--set", "optim.optimizer=adamw"], "--optimizer-only is about Muon"),
     ],
 )

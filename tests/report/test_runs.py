@@ -163,6 +163,7 @@ def test_optimizers_beside_each_other(shown) -> None:  # type: ignore[no-untyped
         "guessed.",
     ]
     assert len(optimizer_notes(dataclasses.replace(OPTIMIZERS, reason=None))) == 2
+    assert optimizer_notes(dataclasses.replace(OPTIMIZERS, repeats=4))[-1].startswith("Fewer than 5 repeats")
 
 
 def test_brackets_are_printed_as_they_stand(shown, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
