@@ -23,17 +23,17 @@ _OF_PRESET = "An optimizer step of a preset"
 _MEGA = 1e6
 
 
-def _size(name: str, meaning: str) -> Any:  # Any: what typer.Option returns
+def _size(name: str, meaning: str, panel: str) -> Any:  # Any: what typer.Option returns
     return typer.Option(
-        name, min=1, max=options.MAX_SIZE, metavar="N", help=meaning, rich_help_panel=_TABLE_6, show_default=False
+        name, min=1, max=options.MAX_SIZE, metavar="N", help=meaning, rich_help_panel=panel, show_default=False
     )
 
 
 def flops(
-    d: Annotated[int | None, _size("--d", "Model width; 768 unless given.")] = None,
-    r: Annotated[int | None, _size("--r", "Low-rank width; d / 4 unless given.")] = None,
-    d_ff: Annotated[int | None, _size("--d-ff", "Feed-forward width; 8 d / 3 unless given.")] = None,
-    n: Annotated[int | None, _size("--n", "Tokens of one sequence; 1024 unless given.")] = None,
+    d: Annotated[int | None, _size("--d", "Model width; 768 unless given.", _TABLE_6)] = None,
+    r: Annotated[int | None, _size("--r", "Low-rank width; d / 4 unless given.", _TABLE_6)] = None,
+    d_ff: Annotated[int | None, _size("--d-ff", "Feed-forward width; 8 d / 3 unless given.", _TABLE_6)] = None,
+    n: Annotated[int | None, _size("--n", "Tokens of one sequence; 1024 unless given.", _TABLE_6)] = None,
     preset: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,28 +46,10 @@ def flops(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size",
-            min=1,
-            max=options.MAX_SIZE,
-            metavar="B",
-            help="Sequences of a step; the preset's own batch size unless given.",
-            rich_help_panel=_OF_PRESET,
-            show_default=False,
-        ),
+        int | None, _size("--batch-size", "Sequences of a step; the preset's own unless given.", _OF_PRESET)
     ] = None,
     seq_len: Annotated[
-        int | None,
-        typer.Option(
-            "--seq-len",
-            min=1,
-            max=options.MAX_SIZE,
-            metavar="T",
-            help="Tokens of a sequence; the preset's own unless given.",
-            rich_help_panel=_OF_PRESET,
-            show_default=False,
-        ),
+        int | None, _size("--seq-len", "Tokens of a sequence; the preset's own unless given.", _OF_PRESET)
     ] = None,
     smoke: options.Smoke = False,
     sets: options.Sets = None,
