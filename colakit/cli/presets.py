@@ -1,5 +1,6 @@
 """``colakit presets``: what can be trained; ``colakit presets show``: every resolved value and where it came from."""
 
+import json
 from typing import Annotated
 
 import typer
@@ -80,6 +81,15 @@ def as_set_takes_it(value: object) -> str:
     """A value in the words ``--set`` reads: `none` for an unset field, `true` and `false`, bare strings."""
     if value is None:
         return "none"
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(as_set_takes_it, value))}]"
+    return value if isinstance(value, str) else _toml(value)
+
+
+def _toml(value: object) -> str:
+    """A value inside a TOML document; what is unset is left out of a table."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {_toml(inner)}' for key, inner in value.items() if inner is not None)}}}"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -13,7 +13,7 @@ from colakit.config import rules, smoke
 from colakit.config.fields import Layer, known_fields, validate
 from colakit.config.overrides import parse_sets
 from colakit.config.presets import load_preset
-from colakit.config.schema import RunConfig
+from colakit.config.schema import DataConfig, RunConfig, SourceConfig
 from colakit.errors import ConfigError, Problem
 
 
@@ -44,8 +44,8 @@ def resolve(preset: str, *, smoke_run: bool = False, data: str | None = None, se
     if smoke_run:
         layers.append(("--smoke", smoke.overlay(base)))
     if data is not None:
-        cleared = {"dataset": None, "dataset_config": None, **smoke.UNCLEANED}
-        layers.append(("--data", {"data": {"source": "files", "path": data, **cleared}}))
+        one = SourceConfig(source="files", path=data)
+        layers.append(("--data", {"data": {**one.model_dump(), "sources": {}, "stages": (), **smoke.UNCLEANED}}))
     set_layer, set_problems = parse_sets(sets)
     layers.append(("--set", set_layer))
     problems += set_problems
@@ -117,12 +117,24 @@ def _derive(config: RunConfig, origins: dict[str, str]) -> Resolved:
     if config.model.qkv_norm is None:
         derived["model"]["qkv_norm"] = config.model.effective_qkv_norm
     # Absolute, so that a run finds its data from any folder; still the user's own paths, and not called derived.
-    paths = {"path": config.data.path, "cache_dir": config.data.cache_dir}
-    absolute = {name: _absolute(path) for name, path in paths.items() if path is not None}
-    config = config.model_copy(update={"data": config.data.model_copy(update=absolute)})
+    config = config.model_copy(update={"data": _with_absolute_paths(config.data)})
     origins |= dict.fromkeys(_leaves(derived), "derived")
     values = _merge([config.model_dump(), derived])
     return Resolved(RunConfig.model_validate(values), origins, tuple(notes))
+
+
+def _with_absolute_paths(data: DataConfig) -> DataConfig:
+    sources = {
+        name: source.model_copy(update={"path": source.path and _absolute(source.path)})
+        for name, source in data.sources.items()
+    }
+    return data.model_copy(
+        update={
+            "path": data.path and _absolute(data.path),
+            "cache_dir": data.cache_dir and _absolute(data.cache_dir),
+            "sources": sources,
+        }
+    )
 
 
 def _absolute(path: str) -> str:

@@ -1,12 +1,11 @@
 """Rules that join several fields of a `RunConfig`: each broken one becomes a `Problem` with value, rule and fix."""
 
+import re
 from collections.abc import Iterator
 
+from colakit.config import data_rules
+from colakit.config.findings import Finding, broken, value_of
 from colakit.config.schema import RunConfig
-from colakit.errors import Problem
-
-# A problem, and the fields it was found from: not reported where one of them already has a problem of its own.
-Finding = tuple[Problem, tuple[str, ...]]
 
 
 def check(config: RunConfig) -> Iterator[Finding]:
@@ -15,7 +14,7 @@ def check(config: RunConfig) -> Iterator[Finding]:
     yield from _ranks(config)
     yield from _fan(config)
     yield from _variants(config)
-    yield from _data(config)
+    yield from data_rules.check(config)
     yield from _batches(config)
     yield from _muon(config)
 
@@ -23,7 +22,7 @@ def check(config: RunConfig) -> Iterator[Finding]:
 def check_explicit(config: RunConfig, explicit: frozenset[str]) -> Iterator[Finding]:
     """Yield contradictions among the fields the user set by hand (`explicit`, dotted): those would have no effect."""
     steps = config.train.max_steps
-    yield from _broken(
+    yield from broken(
         config,
         "optim.warmup_steps" in explicit and config.optim.warmup_steps >= steps,
         "optim.warmup_steps",
@@ -31,47 +30,38 @@ def check_explicit(config: RunConfig, explicit: frozenset[str]) -> Iterator[Find
         "Lower it, raise train.max_steps, or leave it out: a short run gets a shorter warm-up by itself.",
         "train.max_steps",
     )
-    no_dataset = f"data.source = {config.data.source!r} reads no Hugging Face dataset"
     adamw = config.optim.optimizer == "adamw"
     no_effect = (
-        ("model.rank", config.model.linear == "dense", "dense has no low-rank layers", "model.linear=cola"),
-        ("model.fan_ratio", config.model.fan == "none", "model.fan = 'none' has no Fourier features", "model.fan=qkv"),
-        ("optim.momentum", adamw, "AdamW has no such momentum (it has beta1)", "optim.optimizer=muon"),
-        ("optim.nesterov", adamw, "AdamW has no such momentum (it has beta1)", "optim.optimizer=muon"),
-        ("optim.ns_steps", adamw, "AdamW does not orthogonalise", "optim.optimizer=muon"),
-        ("optim.ns_coefficients", adamw, "AdamW does not orthogonalise", "optim.optimizer=muon"),
-        ("optim.update_scaling", adamw, "AdamW's updates are not scaled", "optim.optimizer=muon"),
-        ("data.dataset", config.data.source != "hub", no_dataset, "data.source=hub"),
-        ("data.dataset_config", config.data.source != "hub", no_dataset, "data.source=hub"),
+        ("model.rank", config.model.linear == "dense", "dense has no low-rank layers", "add --set model.linear=cola"),
+        (
+            "model.fan_ratio",
+            config.model.fan == "none",
+            "model.fan = 'none' has no Fourier features",
+            "add --set model.fan=qkv",
+        ),
+        ("optim.momentum", adamw, "AdamW has no such momentum (it has beta1)", "add --set optim.optimizer=muon"),
+        ("optim.nesterov", adamw, "AdamW has no such momentum (it has beta1)", "add --set optim.optimizer=muon"),
+        ("optim.ns_steps", adamw, "AdamW does not orthogonalise", "add --set optim.optimizer=muon"),
+        ("optim.ns_coefficients", adamw, "AdamW does not orthogonalise", "add --set optim.optimizer=muon"),
+        ("optim.update_scaling", adamw, "AdamW's updates are not scaled", "add --set optim.optimizer=muon"),
+        *data_rules.without_effect(config),
     )
     for field, useless, rule, remedy in no_effect:
-        yield from _broken(
+        yield from broken(
             config,
             # Unsetting a field by hand is no contradiction.
-            useless and field in explicit and _value(config, field) is not None,
+            useless and field in explicit and value_of(config, field) is not None,
             field,
             f"{rule}, so this would have no effect",
-            f"Leave {field} out, or add --set {remedy}.",
-            remedy.partition("=")[0],
+            f"Leave {field} out, or {remedy}.",
+            *re.findall(r"--set ([\w.]+)=", remedy),
         )
-
-
-def _broken(config: RunConfig, broken: bool, field: str, rule: str, fix: str, *others: str) -> Iterator[Finding]:
-    """The problem of `field` where `broken`; `others` are the fields the rule reads besides it."""
-    if broken:
-        yield Problem(field, _value(config, field), rule, fix), (field, *others)
-
-
-def _value(config: RunConfig, field: str) -> object:
-    section, _, key = field.partition(".")
-    value: object = getattr(getattr(config, section), key)
-    return value
 
 
 def _heads(config: RunConfig) -> Iterator[Finding]:
     model = config.model
     d, h, k = model.d_model, model.n_heads, model.n_kv_heads
-    yield from _broken(
+    yield from broken(
         config,
         d % h != 0,
         "model.n_heads",
@@ -79,7 +69,7 @@ def _heads(config: RunConfig) -> Iterator[Finding]:
         f"Use one of {_divisors(d, h)}.",
         "model.d_model",
     )
-    yield from _broken(
+    yield from broken(
         config,
         d % h == 0 and model.head_dim % 2 != 0,
         "model.n_heads",
@@ -87,7 +77,7 @@ def _heads(config: RunConfig) -> Iterator[Finding]:
         "Change d_model or n_heads.",
         "model.d_model",
     )
-    yield from _broken(
+    yield from broken(
         config,
         h % k != 0,
         "model.n_kv_heads",
@@ -123,7 +113,7 @@ def _ranks(config: RunConfig) -> Iterator[Finding]:
         if model.rank_of(d_in) >= min(d_in, d_out)
     ]
     limit = min(min(shape) for shape in shapes.values())
-    yield from _broken(
+    yield from broken(
         config,
         bool(wrong),
         "model.rank",
@@ -135,7 +125,7 @@ def _ranks(config: RunConfig) -> Iterator[Finding]:
 
 def _fan(config: RunConfig) -> Iterator[Finding]:
     model = config.model
-    yield from _broken(
+    yield from broken(
         config,
         model.fan == "qkv" and model.linear == "dense",
         "model.fan",
@@ -146,7 +136,7 @@ def _fan(config: RunConfig) -> Iterator[Finding]:
     is_cola = model.fan == "qkv" and model.fan_ratio == 0
     has_no_dropout = model.fan != "qkv" or is_cola
     narrowest = model.kv_width if model.fan == "qkv" else model.d_model
-    yield from _broken(
+    yield from broken(
         config,
         # A ratio of exactly 0 turns CoLA_FAN into CoLA; the FAN layer of ATF would be left without a purpose.
         int(narrowest * model.fan_ratio) == 0 and not (model.fan == "none" or is_cola),
@@ -157,7 +147,7 @@ def _fan(config: RunConfig) -> Iterator[Finding]:
         "model.n_kv_heads",
         "model.n_heads",
     )
-    yield from _broken(
+    yield from broken(
         config,
         has_no_dropout and model.fan_dropout > 0,
         "model.fan_dropout",
@@ -167,7 +157,7 @@ def _fan(config: RunConfig) -> Iterator[Finding]:
         "model.fan_ratio",
     )
     deepest = model.fan_dropout * (1 + model.fan_dropout_growth * (model.n_layers - 1))
-    yield from _broken(
+    yield from broken(
         config,
         deepest >= 1,
         "model.fan_dropout_growth",
@@ -176,7 +166,7 @@ def _fan(config: RunConfig) -> Iterator[Finding]:
         "model.fan_dropout",
         "model.n_layers",
     )
-    yield from _broken(
+    yield from broken(
         config,
         model.fan_dropout_growth > 0 and (has_no_dropout or model.fan_dropout == 0),
         "model.fan_dropout_growth",
@@ -190,7 +180,7 @@ def _fan(config: RunConfig) -> Iterator[Finding]:
 
 def _variants(config: RunConfig) -> Iterator[Finding]:
     model = config.model
-    yield from _broken(
+    yield from broken(
         config,
         model.norm in ("hybrid", "listing") and model.qkv_norm == "none",
         "model.qkv_norm",
@@ -198,7 +188,7 @@ def _variants(config: RunConfig) -> Iterator[Finding]:
         "Use rms or l2.",
         "model.norm",
     )
-    yield from _broken(
+    yield from broken(
         config,
         model.remat == "cola_m" and model.linear == "dense",
         "model.remat",
@@ -206,7 +196,7 @@ def _variants(config: RunConfig) -> Iterator[Finding]:
         "Set model.remat=none.",
         "model.linear",
     )
-    yield from _broken(
+    yield from broken(
         config,
         config.train.device == "cpu" and model.attention == "flash",
         "model.attention",
@@ -216,41 +206,13 @@ def _variants(config: RunConfig) -> Iterator[Finding]:
     )
 
 
-def _data(config: RunConfig) -> Iterator[Finding]:
-    data = config.data
-    yield from _broken(
-        config,
-        data.source == "files" and not data.path,
-        "data.path",
-        "data.source = 'files' needs it",
-        "Give --data PATH.",
-        "data.source",
-    )
-    yield from _broken(
-        config,
-        data.source == "hub" and not data.dataset,
-        "data.dataset",
-        "data.source = 'hub' needs it",
-        "Set data.dataset to a Hugging Face dataset's name.",
-        "data.source",
-    )
-    yield from _broken(
-        config,
-        data.path is not None and data.source != "files",
-        "data.path",
-        f"data.source = {data.source!r} does not read it",
-        "Give --data PATH, which sets both, or set data.source=files.",
-        "data.source",
-    )
-
-
 _MAX_TOKENS = 2**32
 """Of one optimizer step: beyond any run, so a slip of the keyboard."""
 
 
 def _batches(config: RunConfig) -> Iterator[Finding]:
     tokens = config.train.batch_size * config.model.seq_len
-    yield from _broken(
+    yield from broken(
         config,
         tokens > _MAX_TOKENS,
         "train.batch_size",
@@ -259,7 +221,7 @@ def _batches(config: RunConfig) -> Iterator[Finding]:
         "model.seq_len",
     )
     batch, micro = config.train.batch_size, config.train.effective_micro_batch_size
-    yield from _broken(
+    yield from broken(
         config,
         batch % micro != 0,
         "train.micro_batch_size",
@@ -281,7 +243,7 @@ def _muon(config: RunConfig) -> Iterator[Finding]:
         # One part in a hundred more each time: rounding must not carry them off. Far out they are not followed.
         values = [s if abs(s) > 1e6 else 1.01 * (a * s + b * s**3 + c * s**5) for s in values]
     largest = max(map(abs, values))
-    yield from _broken(
+    yield from broken(
         config,
         largest > _LARGEST_SINGULAR_VALUE,
         "optim.ns_coefficients",

@@ -18,7 +18,12 @@ PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
+SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
 DEFAULT_FAN_RATIO = 0.15
+
+SINGLE = "data"
+"""What the only source of a run is called where sources have names."""
 
 
 class Section(BaseModel):
@@ -119,8 +124,8 @@ class OptimConfig(Section):
     grad_clip: PositiveFloat = Field(1.0, description="largest global gradient norm")
 
 
-class DataConfig(Section):
-    """Where text comes from, and what cuts it into tokens."""
+class SourceConfig(Section):
+    """Where documents come from."""
 
     source: Literal["stdlib", "files", "hub"] = Field(
         "stdlib", description="the running Python's own library, local files, or a Hugging Face dataset"
@@ -128,6 +133,40 @@ class DataConfig(Section):
     path: str | None = Field(None, description="files: a file, folder or glob of .txt, .jsonl(.gz, .zst), .parquet")
     dataset: str | None = Field(None, description="hub: the dataset's name")
     dataset_config: str | None = Field(None, description="hub: the dataset's configuration")
+    dataset_split: str = Field("train", description="hub: the dataset's split")
+    text_field: Annotated[str, Field(min_length=1)] = Field(
+        "text", description="which key or column of JSONL, parquet and hub records holds the text"
+    )
+    part: Annotated[str, Field(pattern=r"^[1-9]\d{0,8}/[1-9]\d{0,8}$")] | None = Field(
+        None, description="read one part of the documents, chosen by hash: 1/3 is the first of three; unset: all"
+    )
+    streaming: bool = Field(
+        False, description="read the text while training, without preparing it; blocks come in the source's order"
+    )
+
+
+class StageConfig(Section):
+    """A stretch of training with one mixture."""
+
+    until_tokens: Positive | None = Field(None, description="the stage ends with the block that reaches these tokens")
+    until_frac: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None, description="the stage ends at this share of the run's blocks"
+    )
+    weights: Annotated[dict[str, PositiveFloat], Field(min_length=1)] = Field(
+        description="share of each source, in blocks; they need not sum to 1"
+    )
+
+
+class DataConfig(SourceConfig):
+    """Where text comes from, in which proportions, and what cuts it into tokens.
+
+    Either one source, whose fields stand here, or several under names in ``sources``, mixed by ``stages``.
+    """
+
+    sources: dict[SourceName, SourceConfig] = Field({}, description="several sources by name, in place of one")
+    stages: Annotated[tuple[StageConfig, ...], Field(strict=False)] = Field(
+        (), description="mixtures of the named sources, one after another"
+    )
     tokenizer: str = Field(
         "bpe",
         description="bpe: a byte-level BPE trained on the source; else a hub name, folder or tokenizer.json",
@@ -135,10 +174,36 @@ class DataConfig(Section):
     remove_urls: bool = Field(False, description="take web addresses out of the text")
     remove_crawl_markers: bool = Field(False, description="take out lines that are a web page's menus and notices")
     min_words: NonNegative = Field(0, description="leave out documents of fewer words")
+    max_document_mb: Annotated[float, Field(ge=0.001, le=1024.0)] = Field(
+        8.0, description="longer documents are tokenised in pieces, cut at white space"
+    )
+    on_bad_record: Literal["fail", "skip"] = Field(
+        "fail", description="what a line or record that cannot be read does: end the run, or be counted and listed"
+    )
+    packing: Literal["pack", "pad"] = Field(
+        "pack", description="pack: documents joined and cut into blocks; pad: one document per block, cut or padded"
+    )
+    attend_across_documents: bool = Field(
+        True,
+        description="documents packed into one sequence see each other; "
+        "false: each is attended to by itself, positions restarting",
+    )
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.01, description="share of documents held out")
     cache_dir: str | None = Field(
         None, description="prepared data and trained tokenizers; unset: the user's cache folder"
     )
+
+    @property
+    def mixture(self) -> dict[str, SourceConfig]:
+        """Every source under its name; a single one is called `SINGLE`."""
+        return self.sources or {
+            SINGLE: SourceConfig(**{name: getattr(self, name) for name in SourceConfig.model_fields})
+        }
+
+    @property
+    def mixture_stages(self) -> tuple[StageConfig, ...]:
+        """The stages; a single source is one stage without end."""
+        return self.stages or (StageConfig(weights={SINGLE: 1.0}),)
 
 
 class TrainConfig(Section):
@@ -173,3 +238,18 @@ class RunConfig(Section):
     optim: OptimConfig = OptimConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+
+    @property
+    def n_blocks(self) -> int:
+        """Sequences the run trains on."""
+        return self.train.max_steps * self.train.batch_size
+
+    @property
+    def stage_ends(self) -> tuple[int, ...]:
+        """The block, counted from the run's first, before which each stage but the last ends."""
+        return tuple(
+            round(stage.until_frac * self.n_blocks)
+            if stage.until_frac is not None
+            else -(-(stage.until_tokens or 0) // self.model.seq_len)
+            for stage in self.data.stages[:-1]
+        )

@@ -6,7 +6,7 @@ stays as it is, so a smoke run exercises the code of the real one.
 
 from typing import Any
 
-from colakit.config.schema import RunConfig
+from colakit.config.schema import RunConfig, SourceConfig
 
 _MODEL = {"n_layers": 4, "d_ff": 704, "vocab_size": 4096, "seq_len": 256}
 _WIDTH = {"d_model": 256, "n_heads": 4, "n_kv_heads": 2}
@@ -28,10 +28,12 @@ def overlay(config: RunConfig) -> dict[str, dict[str, Any]]:  # Any: TOML values
         },
         "optim": {"lr": 8e-3 if muon else 2e-3, "warmup_steps": 20},
         "data": {
-            "source": "stdlib",
-            "dataset": None,
-            "dataset_config": None,
-            "path": None,
+            **SourceConfig().model_dump(),
+            # A mixture stays one, of parts of the standard library.
+            "sources": {
+                name: {"source": "stdlib", "part": f"{i}/{len(config.data.sources)}"}
+                for i, name in enumerate(config.data.sources, 1)
+            },
             **UNCLEANED,
             "tokenizer": "bpe",
             "val_fraction": 0.02,

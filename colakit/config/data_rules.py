@@ -1,0 +1,153 @@
+"""Rules of ``[data]``: what a source needs, and stages that can be followed."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from colakit.config.findings import Finding, broken
+from colakit.config.schema import DataConfig, RunConfig, SourceConfig, StageConfig
+from colakit.errors import Problem
+
+
+def check(config: RunConfig) -> Iterator[Finding]:
+    """Yield the broken rules of ``[data]``."""
+    data = config.data
+    yield from _source("data", data, "Give --data PATH, which sets both, or set data.source=files.")
+    for name, source in data.sources.items():
+        yield from _source(f"data.sources.{name}", source, 'Add source = "files".')
+    streams = [name for name, source in data.mixture.items() if source.streaming]
+    yield from broken(
+        config,
+        bool(streams) and data.tokenizer == "bpe",
+        "data.tokenizer",
+        "bpe is trained on the text, which a stream does not give before training",
+        "Name a tokenizer, or leave data.streaming out.",
+        "data.streaming",
+        "data.sources",
+    )
+    yield from _mixture(config)
+
+
+def without_effect(config: RunConfig) -> Iterator[tuple[str, bool, str, str]]:
+    """Fields of ``[data]``, whether setting one by hand would have no effect, why, and what to do."""
+    data, untouched = config.data, DataConfig()
+    no_dataset = f"data.source = {data.source!r} reads no Hugging Face dataset"
+    useless = (
+        *((name, data.source != "hub", no_dataset, "add --set data.source=hub") for name in _OF_DATASETS),
+        ("text_field", data.source == "stdlib", "the standard library has no records", "add --set data.source=files"),
+        *(
+            (name, bool(data.sources), "data.sources is read instead", "set it there")
+            for name in SourceConfig.model_fields
+        ),
+        (
+            "attend_across_documents",
+            data.packing == "pad",
+            "data.packing = 'pad' puts one document into a sequence",
+            "add --set data.packing=pack",
+        ),
+    )
+    for name, is_useless, rule, remedy in useless:
+        # Setting what holds anyway is no contradiction.
+        yield f"data.{name}", is_useless and getattr(data, name) != getattr(untouched, name), rule, remedy
+
+
+_OF_DATASETS = ("dataset", "dataset_config", "dataset_split")
+
+
+def _source(place: str, source: SourceConfig, to_read_files: str) -> Iterator[Finding]:
+    kind = source.source
+    rules = (
+        ("path", kind == "files" and not source.path, f"{place}.source = 'files' needs it", "Give --data PATH."),
+        (
+            "dataset",
+            kind == "hub" and not source.dataset,
+            f"{place}.source = 'hub' needs it",
+            f"Set {place}.dataset to a Hugging Face dataset's name.",
+        ),
+        (
+            "path",
+            kind != "files" and source.path is not None,
+            f"{place}.source = {kind!r} does not read it",
+            to_read_files,
+        ),
+        (
+            "part",
+            not _is_part(source.part),
+            "i/n is part i of n, so i is at most n",
+            "Write 1/3 for the first of three.",
+        ),
+    )
+    for field, is_broken, rule, fix in rules:
+        if is_broken:
+            read = (f"{place}.{field}", f"{place}.source", "data.sources")
+            yield Problem(f"{place}.{field}", getattr(source, field), rule, fix), read
+
+
+def _is_part(part: str | None) -> bool:
+    i, _, n = (part or "1/1").partition("/")
+    return int(i) <= int(n)
+
+
+def _mixture(config: RunConfig) -> Iterator[Finding]:
+    data = config.data
+    used = {name for stage in data.stages for name in stage.weights}
+    unknown, idle = sorted(used - data.sources.keys()), sorted(data.sources.keys() - used)
+    yield from broken(
+        config,
+        bool(unknown),
+        "data.stages",
+        f"no source is called {' or '.join(unknown)}",
+        f"Use {', '.join(data.sources)}." if data.sources else "Describe it under [data.sources.NAME].",
+        "data.sources",
+    )
+    yield from broken(
+        config,
+        bool(idle),
+        "data.sources",
+        f"no stage reads {' or '.join(idle)}",
+        "Give it a weight in one of [[data.stages]], or remove it.",
+        "data.stages",
+    )
+    yield from _stages(config)
+
+
+def _stages(config: RunConfig) -> Iterator[Finding]:
+    """Each stage but the last has one end, behind that of the stage before."""
+    stages = config.data.stages
+    wrong = [i for i, stage in enumerate(stages[:-1], 1) if (stage.until_tokens is None) == (stage.until_frac is None)]
+    yield from broken(
+        config,
+        bool(wrong),
+        "data.stages",
+        f"stage {wrong[0] if wrong else 0} of {len(stages)} needs either until_tokens or until_frac",
+        "Say where it ends.",
+    )
+    yield from broken(
+        config,
+        bool(stages) and (stages[-1].until_tokens or stages[-1].until_frac) is not None,
+        "data.stages",
+        "the last stage lasts to the end of the run",
+        "Leave its until_tokens or until_frac out, or add a stage behind it.",
+    )
+    if wrong:
+        return
+    ends = config.stage_ends
+    falling = [
+        i for i, (one, two) in enumerate(pairwise(stages[:-1])) if _ends_before(two, one) or ends[i + 1] < ends[i]
+    ]
+    yield from broken(
+        config,
+        bool(falling),
+        "data.stages",
+        f"stage {falling[0] + 2 if falling else 0} ends before it begins (the stages end at blocks {list(ends)})",
+        "Put them in order.",
+        "train.max_steps",
+        "train.batch_size",
+        "model.seq_len",
+    )
+
+
+def _ends_before(two: StageConfig, one: StageConfig) -> bool:
+    """Of two ends told in the same way, so that the length of the run decides nothing."""
+    return (one.until_tokens is not None and two.until_tokens is not None and two.until_tokens <= one.until_tokens) or (
+        one.until_frac is not None and two.until_frac is not None and two.until_frac <= one.until_frac
+    )
