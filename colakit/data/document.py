@@ -1,6 +1,19 @@
-"""What a source yields. Kept apart so that each source can import it without importing the others."""
+"""What a source yields, and what it does with a record it cannot read."""
 
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn, TypeAlias
+
+from colakit.errors import DataError
+
+OnBad: TypeAlias = Callable[[DataError], None]
+"""Is told of a record that cannot be read. Where it returns, the record is left out and reading goes on."""
+
+
+def fail(error: DataError) -> NoReturn:
+    """The `OnBad` that ends the run."""
+    raise error
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,14 +23,51 @@ class Document:
     text: str
     id: str | None = None
 
-    @property
-    def words(self) -> str:
-        """The text with one space for each run of white space: equal for copies that differ in line ends or layout."""
-        return " ".join(self.text.split())
+    def hashes(self) -> tuple[int, int]:
+        """Of group and text, each uniform in 0 … 2⁶⁴ − 1.
 
-    @property
-    def group(self) -> str:
-        """The part of `id` before ``#`` where there is one, else `words`: `book#3` belongs to `book`."""
-        if self.id is not None and "#" in self.id:
-            return self.id.partition("#")[0]
-        return self.words
+        The text's is that of its words alone: equal for copies that differ in line ends or layout. The group is the
+        part of `id` before ``#`` where there is one (`book#3` belongs to `book`), else the words again.
+        """
+        words = _hash_words(self.text)
+        group, hash_sign, _ = (self.id or "").partition("#")
+        return (hash64(group.encode()) if hash_sign else words), words
+
+
+def hash64(content: bytes) -> int:
+    """The hash that documents are told apart by."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+_PIECE_CHARS = 2**20
+
+
+def _hash_words(text: str) -> int:
+    """`hash64` of the words of `text` with one space between them; a piece at a time, since words are many objects."""
+    if len(text) <= _PIECE_CHARS:
+        return hash64(" ".join(text.split()).encode())
+    digest = hashlib.blake2b(digest_size=8)
+    separator = b""
+    for piece in pieces(text, _PIECE_CHARS):
+        if words := piece.split():
+            digest.update(separator + " ".join(words).encode())
+            separator = b" "
+    return int.from_bytes(digest.digest(), "little")
+
+
+def pieces(text: str, size: int) -> Iterator[str]:
+    """`text` cut before single white space, into pieces of at most `size` characters where it has any.
+
+    A byte-level tokenizer's words begin with the space before them, so that such a cut parts no two of its tokens. Text
+    without white space is cut at `size`.
+    """
+    start = 0
+    while len(text) - start > size:
+        end = start + size
+        cut = end
+        while cut > start + 1 and not (text[cut].isspace() and not text[cut - 1].isspace()):
+            cut -= 1
+        end = cut if cut > start + 1 else end
+        yield text[start:end]
+        start = end
+    yield text[start:]
