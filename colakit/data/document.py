@@ -56,18 +56,19 @@ def _hash_words(text: str) -> int:
 
 
 def pieces(text: str, size: int) -> Iterator[str]:
-    """`text` cut before single white space, into pieces of at most `size` characters where it has any.
+    """`text` cut into pieces of at most `size` characters, where it can be before the white space behind a word.
 
-    A byte-level tokenizer's words begin with the space before them, so that such a cut parts no two of its tokens. Text
-    without white space is cut at `size`.
+    A byte-level tokenizer's words begin with the space before them, so such a cut parts no two of its tokens. Where
+    there is no white space within 64 Ki characters, the cut falls at `size`.
     """
     start = 0
     while len(text) - start > size:
         end = start + size
-        cut = end
-        while cut > start + 1 and not (text[cut].isspace() and not text[cut - 1].isspace()):
-            cut -= 1
-        end = cut if cut > start + 1 else end
-        yield text[start:end]
-        start = end
+        floor = max(start + 1, end - _LOOK_BACK)
+        cut = next((i for i in range(end, floor - 1, -1) if text[i].isspace() and not text[i - 1].isspace()), end)
+        yield text[start:cut]
+        start = cut
     yield text[start:]
+
+
+_LOOK_BACK = 64 * 1024
