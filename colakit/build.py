@@ -1,4 +1,4 @@
-"""The only assembler: from a `RunConfig` to device, model and optimizer. Problems here are the user's: ConfigError."""
+"""The only assembler: from a `RunConfig` to device, model, optimizer and loader. Problems here are the user's: ConfigError."""
 
 import importlib.util
 import logging
@@ -10,6 +10,9 @@ import torch
 
 from colakit.config.schema import ModelConfig, OptimConfig, RunConfig
 from colakit.errors import ConfigError, Problem
+from colakit.data.loader import TrainLoader
+from colakit.data.mixture import Schedule
+from colakit.data.prepare import PreparedData
 from colakit.model.config import LMConfig
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer
@@ -86,6 +89,24 @@ def build_model(config: RunConfig, machine: Machine) -> LM:
     model = LM(lm_config(config.model, machine.attention))
     model.init_weights(config.train.seed)
     return model.to(machine.device)
+
+
+def build_schedule(config: RunConfig) -> Schedule:
+    """Which source each block of the run comes from."""
+    data = config.data
+    weights = [stage.weights for stage in data.mixture_stages]
+    return Schedule(list(data.mixture), weights, config.stage_ends, config.train.seed)
+
+
+def build_loader(config: RunConfig, data: PreparedData) -> TrainLoader:
+    """The training batches of every step."""
+    return TrainLoader(
+        data.train,
+        build_schedule(config),
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        isolate_eot=data.isolate_eot,
+    )
 
 
 def build_optimizer(model: LM, config: OptimConfig) -> CombinedOptimizer:

@@ -53,6 +53,9 @@ class StepRecord(Record):
     grad_norm: float
     tokens: int
     step_ms: float
+    """Of the whole step, the wait for its data included."""
+    data_ms: float
+    """Of it, the wait for data."""
     skipped: bool
     """True where a loss or gradient was not finite, so that the update was left out."""
     nan_count: int
@@ -121,6 +124,10 @@ class RunSummary(Record):
     parameters: int
     train_s: float
     tokens_per_s: float
+    data_wait_frac: float
+    """Share of the steps' time that went in waiting for data."""
+    epochs: dict[str, float]
+    """How often each source was read through."""
     optimizer: tuple[OptimizerPart, ...]
     """Empty where every update was skipped."""
     data_fingerprint: str

@@ -19,7 +19,7 @@ def check(config: RunConfig) -> Iterator[Finding]:
         config,
         bool(streams) and data.tokenizer == "bpe",
         "data.tokenizer",
-        "bpe is trained on the text, which a stream does not give before training",
+        "bpe reads the text three times over, and a stream would come over the network as often",
         "Name a tokenizer, or leave data.streaming out.",
         "data.streaming",
         "data.sources",
@@ -50,7 +50,7 @@ def without_effect(config: RunConfig) -> Iterator[tuple[str, bool, str, str]]:
         yield f"data.{name}", is_useless and getattr(data, name) != getattr(untouched, name), rule, remedy
 
 
-_OF_DATASETS = ("dataset", "dataset_config", "dataset_split")
+_OF_DATASETS = ("dataset", "dataset_config", "dataset_split", "streaming")
 
 
 def _source(place: str, source: SourceConfig, to_read_files: str) -> Iterator[Finding]:

@@ -112,6 +112,13 @@ def _derive(config: RunConfig, origins: dict[str, str]) -> Resolved:
     if warmup >= steps:
         derived["optim"]["warmup_steps"] = max(1, steps // 10)
         notes.append(f"optim.warmup_steps is {max(1, steps // 10)} instead of {warmup}: train.max_steps is {steps}.")
+    late = [i for i, end in enumerate(config.stage_ends, 2) if end >= config.n_blocks]
+    if late:
+        begins = config.stage_ends[late[0] - 2]
+        notes.append(
+            f"Stage {late[0]} of {len(config.data.stages)} of the data is not reached: it begins at block {begins:,}, and "
+            f"the run ends at block {config.n_blocks:,}."
+        )
     if config.train.micro_batch_size != config.train.effective_micro_batch_size:
         derived["train"]["micro_batch_size"] = config.train.effective_micro_batch_size
     if config.model.qkv_norm is None:

@@ -140,8 +140,11 @@ class SourceConfig(Section):
     part: Annotated[str, Field(pattern=r"^[1-9]\d{0,8}/[1-9]\d{0,8}$")] | None = Field(
         None, description="read one part of the documents, chosen by hash: 1/3 is the first of three; unset: all"
     )
+    max_mb: PositiveFloat | None = Field(
+        None, description="read no further than this much text, in 10⁶ UTF-8 bytes; unset: all of it"
+    )
     streaming: bool = Field(
-        False, description="read the text while training, without preparing it; blocks come in the source's order"
+        False, description="hub: tokenise documents as they come over the network, without keeping the download"
     )
 
 

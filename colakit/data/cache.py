@@ -4,7 +4,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from colakit.config.schema import DataConfig
@@ -26,13 +27,25 @@ def cache_root(config: DataConfig) -> Path:
     return (Path(home) if home else user_path("~/.cache", "data.cache_dir")) / "colakit"
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong while `folder`, a part of the cache, is read or written into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"the cache folder {folder.parent} cannot be read or written: {error.strerror or error}. Give it room and "
+            "permissions, or choose another place with --set data.cache_dir=PATH."
+        ) from error
+
+
 def cached_folder(folder: Path, write: Callable[[Path], None]) -> Path:
     """`folder`, filled by `write` if it is not there yet.
 
     `write` fills a temporary neighbour that is renamed when it is complete: a reader, a second process or a kill
     never meets half a folder. Raises DataError where the cache cannot be read or written.
     """
-    try:
+    with writing(folder):
         if folder.is_dir():
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -42,11 +55,6 @@ def cached_folder(folder: Path, write: Callable[[Path], None]) -> Path:
             work.mkdir()
             write(work)
             _publish(work, folder)
-    except OSError as error:
-        raise DataError(
-            f"the cache folder {folder.parent} cannot be read or written: {error.strerror or error}. Give it room and "
-            "permissions, or choose another place with --set data.cache_dir=PATH."
-        ) from error
     return folder
 
 

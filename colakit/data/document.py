@@ -36,7 +36,7 @@ class Document:
 
 def hash64(content: bytes) -> int:
     """The hash that documents are told apart by."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
 _PIECE_CHARS = 2**20
@@ -52,7 +52,7 @@ def _hash_words(text: str) -> int:
         if words := piece.split():
             digest.update(separator + " ".join(words).encode())
             separator = b" "
-    return int.from_bytes(digest.digest(), "little")
+    return int.from_bytes(digest.digest(), "big")
 
 
 def pieces(text: str, size: int) -> Iterator[str]:

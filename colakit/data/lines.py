@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from colakit.data.document import Document
+from colakit.data.document import Document, OnBad
+from colakit.data.meter import Meter
 from colakit.errors import DataError
 
 MIN_CHUNK_BYTES = 8 * 1024
@@ -18,37 +19,46 @@ _BOM = b"\xef\xbb\xbf"
 _HEAD_BYTES = 64 * 1024
 
 
-def read_txt(path: Path, name: str | None) -> Iterator[Document]:
+def read_txt(path: Path, name: str | None, on_bad: OnBad, meter: Meter) -> Iterator[Document]:
     """The text of `path`, cut so that a part can be held out; the documents joined are the text, nothing left out.
 
     A cut comes before a line with text: after a blank line once there are 8 KiB, after any line once there are
     16 KiB. `name` makes the ids ``name#0``, ``name#1``, … of one group; without it each document is its own group.
     """
-    chunks = _chunks(piece for line in read_lines(path) for piece in _pieces(line))
+    chunks = _chunks(piece for _, line in read_lines(path, on_bad, meter) for piece in _pieces(line))
     for index, text in enumerate(chunks):
         if text.strip():
             yield Document(text, None if name is None else f"{name}#{index}")
 
 
-def read_jsonl(path: Path) -> Iterator[Document]:
-    """One document per line: its ``text``, and its ``id`` where it has one. Blank lines and texts are skipped."""
-    for number, line in enumerate(read_lines(path), start=1):
+def read_jsonl(path: Path, text_field: str, on_bad: OnBad, meter: Meter) -> Iterator[Document]:
+    """One document per line: its `text_field`, and its ``id`` where it has one. Blank lines and texts are skipped."""
+    for number, line in read_lines(path, on_bad, meter):
         if line.strip():
-            document = _parse(line, f"{path}, line {number}")
+            try:
+                document = _parse(line, f"{path}, line {number}", text_field)
+            except DataError as error:
+                on_bad(error)
+                continue
             if document.text.strip():
                 yield document
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """The lines of `path`, line ends included, a byte order mark taken off. Ends at ``\\n`` alone.
+def read_lines(path: Path, on_bad: OnBad, meter: Meter) -> Iterator[tuple[int, str]]:
+    """The lines of `path` and their numbers, line ends included, a byte order mark taken off. Ends at ``\\n`` alone.
 
-    Raises DataError for a file that is empty, binary, not UTF-8, or a damaged gzip or Zstandard.
+    A line that is no UTF-8 text is bad. Raises DataError for a file that is empty, or a damaged gzip or Zstandard.
     """
     number = 0
     try:
-        with _open(path) as handle:
+        with path.open("rb") as file, meter.reading(file), _decompressed(file, path) as handle:
             for number, raw in enumerate(handle, start=1):
-                yield _decode(raw.removeprefix(_BOM) if number == 1 else raw, path, number)
+                try:
+                    line = _decode(raw.removeprefix(_BOM) if number == 1 else raw, path, number)
+                except DataError as error:
+                    on_bad(error)
+                else:
+                    yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         if number == 0 and isinstance(error, gzip.BadGzipFile):
             raise DataError(
@@ -80,15 +90,15 @@ def _has_controls(raw: bytes) -> bool:
     return any(byte < 9 or 13 < byte < 27 for byte in raw)
 
 
-def _open(path: Path) -> IO[bytes]:
+def _decompressed(file: IO[bytes], path: Path) -> IO[bytes]:
     # cast: these read like any binary file, but have no type that says so
     if path.name.lower().endswith(".gz"):
-        return cast(IO[bytes], gzip.open(path, "rb"))
+        return cast(IO[bytes], gzip.open(file, "rb"))
     if path.name.lower().endswith(".zst"):
         import pyarrow  # has a decoder, which Python 3.11 has not
 
-        return cast(IO[bytes], io.BufferedReader(pyarrow.CompressedInputStream(path.open("rb"), "zstd")))
-    return path.open("rb")
+        return cast(IO[bytes], io.BufferedReader(pyarrow.CompressedInputStream(file, "zstd")))
+    return file
 
 
 def _decode(raw: bytes, path: Path, number: int) -> str:
@@ -100,7 +110,7 @@ def _decode(raw: bytes, path: Path, number: int) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        if _has_controls(raw):
+        if _has_controls(raw[:_HEAD_BYTES]):
             raise DataError(f"{path}, line {number}: a binary file, not text. Leave it out.") from error
         raise DataError(
             f"{path}, line {number}: byte 0x{raw[error.start]:02x} is not UTF-8. Convert the file, for instance with "
@@ -136,20 +146,23 @@ def _chunks(lines: Iterator[str]) -> Iterator[str]:
         yield "".join(held)
 
 
-def _parse(line: str, where: str) -> Document:
+def _parse(line: str, where: str, text_field: str) -> Document:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # ValueError: also a number of over 4300 digits
         fault = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
         raise DataError(f"{where}: not valid JSON ({fault}). JSONL holds one object on each line.") from error
     if not isinstance(row, dict):
-        raise DataError(f'{where}: {_json_type(row)}, not an object. Write each line as {{"text": "…"}}.')
-    if "text" not in row:
+        raise DataError(f'{where}: {_json_type(row)}, not an object. Write each line as {{"{text_field}": "…"}}.')
+    if text_field not in row:
         keys = ", ".join(repr(key) for key in row) or "none"
-        raise DataError(f"{where}: the object has no 'text' (its keys: {keys}). Rename the key that holds the text.")
-    text, name = row["text"], row.get("id")
+        raise DataError(
+            f"{where}: the object has no {text_field!r} (its keys: {keys}). Name the one that holds the text with "
+            "--set data.text_field=KEY."
+        )
+    text, name = row[text_field], row.get("id")
     if not isinstance(text, str):
-        raise DataError(f"{where}: 'text' is {_json_type(text)}, not a string. Write the text as one string.")
+        raise DataError(f"{where}: {text_field!r} is {_json_type(text)}, not a string. Write the text as one string.")
     if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
         raise DataError(f"{where}: 'id' is {_json_type(name)}. It must be a string or a whole number, or be left out.")
     document = Document(text, None if name is None else str(name))

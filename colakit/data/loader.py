@@ -3,67 +3,115 @@
 Shapes: B sequences, T tokens each. A block holds T + 1 tokens; see `packing`.
 """
 
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from colakit.data.packing import PAD, count_tokens
+from colakit.data.mixture import Schedule
+from colakit.data.packing import PAD, Blocks
 from colakit.loss import IGNORE
 
 _CAPPED_SEED = 0
 
 
-class BlockSource(Protocol):
-    """What the loader reads: `Blocks`, or any other sequence of int32 arrays [T + 1]."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> NDArray[np.int32]: ...
-
-
 @dataclass(frozen=True)
 class Batch:
-    """Tokens [B, T] and their targets [B, T], both int64. Behind the end of the data: token 0, target IGNORE."""
+    """Tokens [B, T] and their targets [B, T], both int64. Behind the end of a text: token 0, target IGNORE."""
 
     tokens: torch.Tensor
     targets: torch.Tensor
+    positions: torch.Tensor | None = None
+    """[B, T] int64: each token's place in its document, where documents shall not see each other; else None."""
+
+
+class BlockId(NamedTuple):
+    """A block of one source."""
+
+    source: str
+    number: int
+
+
+class Order:
+    """The order of one source's blocks: one permutation of them all after another, each seeded by its epoch."""
+
+    def __init__(self, blocks: Blocks, *seed: int) -> None:
+        """Raises ValueError where there is no block."""
+        if len(blocks) == 0:
+            raise ValueError("no block to train on")
+        self.blocks = blocks
+        self._seed = seed
+        self._last_epoch: tuple[int, NDArray[np.int64]] | None = None  # saves work, changes nothing
+
+    def index(self, number: int) -> int:
+        """Which block comes at place `number` of the endless sequence."""
+        epoch, offset = divmod(number, len(self.blocks))
+        if self._last_epoch is None or self._last_epoch[0] != epoch:
+            first, *others = self._seed
+            self._last_epoch = (epoch, permutation(len(self.blocks), first, epoch, *others))
+        return int(self._last_epoch[1][offset])
 
 
 class TrainLoader:
-    """The training batches of every step, in an order that depends on `seed` and the number of blocks alone.
+    """The training batches of every step: a function of the seed, the schedule and the numbers of blocks alone.
 
-    Sample k of step s is number s·batch_size + k of an endless stream: one permutation of all blocks after another,
-    each of them seeded by (seed, epoch).
+    Sequence k of step s is block number s·batch_size + k of the schedule's endless sequence. Of `world_size` processes
+    each takes its own stretch of every batch, so that the batches are the same for any number of them.
     """
 
-    def __init__(self, blocks: BlockSource, batch_size: int, seed: int) -> None:
-        if len(blocks) == 0:
-            raise ValueError("no block to train on")
-        self._blocks = blocks
-        self.batch_size = batch_size
-        self.seed = seed
-        self._last_epoch: tuple[int, NDArray[np.int64]] | None = None  # saves work, changes nothing
+    def __init__(
+        self,
+        sources: Mapping[str, Blocks],
+        schedule: Schedule,
+        batch_size: int,
+        seed: int,
+        *,
+        isolate_eot: int | None = None,
+        global_rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """`isolate_eot`: the end-of-text id, where documents shall not see each other.
 
-    def blocks_of(self, step: int) -> list[int]:
-        """The indices of the blocks that step `step`, counted from 0, trains on."""
-        first = step * self.batch_size
-        return [self._block_at(position) for position in range(first, first + self.batch_size)]
+        Raises ValueError for a source without blocks, and for a batch that does not divide by `world_size`.
+        """
+        if batch_size % world_size:
+            raise ValueError(f"a batch of {batch_size} does not divide by {world_size} processes")
+        names = schedule.names
+        # A source's order does not depend on what else there is; a single one has the seed to itself.
+        seeds = {name: () if len(names) == 1 else (zlib.crc32(name.encode()),) for name in names}
+        self._orders = {name: Order(sources[name], seed, *seeds[name]) for name in names}
+        self._schedule = schedule
+        self._isolate_eot = isolate_eot
+        self._first = global_rank * (batch_size // world_size)
+        self._n_own = batch_size // world_size
+        self.batch_size = batch_size
+
+    def blocks_of(self, step: int) -> list[BlockId]:
+        """The blocks that this process trains on in step `step`, counted from 0."""
+        first = step * self.batch_size + self._first
+        places = (self._schedule.at(block) for block in range(first, first + self._n_own))
+        named = ((self._schedule.names[source], number) for source, number in places)
+        return [BlockId(name, self._orders[name].index(number)) for name, number in named]
 
     def micro_batches(self, step: int, micro_batch_size: int) -> list[Batch]:
         """The batch of step `step` in parts of at most `micro_batch_size` sequences, in order."""
-        indices = self.blocks_of(step)
-        starts = range(0, len(indices), micro_batch_size)
-        return [_batch(self._blocks, indices[start : start + micro_batch_size]) for start in starts]
+        rows = [self._orders[name].blocks[index] for name, index in self.blocks_of(step)]
+        starts = range(0, len(rows), micro_batch_size)
+        return [make_batch(rows[i : i + micro_batch_size], self._isolate_eot) for i in starts]
 
-    def _block_at(self, position: int) -> int:
-        epoch, offset = divmod(position, len(self._blocks))
-        if self._last_epoch is None or self._last_epoch[0] != epoch:
-            self._last_epoch = (epoch, permutation(len(self._blocks), self.seed, epoch))
-        return int(self._last_epoch[1][offset])
+    def steps(self, first: int, stop: int, micro_batch_size: int) -> Iterator[list[Batch]]:
+        """The micro-batches of steps `first` … `stop` − 1."""
+        return (self.micro_batches(step, micro_batch_size) for step in range(first, stop))
+
+    def epochs(self, step: int) -> dict[str, float]:
+        """How often each source has been read through before step `step`."""
+        counts = self._schedule.counts(step * self.batch_size)
+        named = zip(self._schedule.names, counts, strict=True)
+        return {name: int(count) / len(self._orders[name].blocks) for name, count in named}
 
 
 def permutation(n: int, *seed: int) -> NDArray[np.int64]:
@@ -71,7 +119,9 @@ def permutation(n: int, *seed: int) -> NDArray[np.int64]:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed))).permutation(n)
 
 
-def held_out_batches(blocks: BlockSource, batch_size: int, max_tokens: int) -> Iterator[Batch]:
+def held_out_batches(
+    blocks: Blocks, batch_size: int, max_tokens: int, *, isolate_eot: int | None = None
+) -> Iterator[Batch]:
     """The held-out blocks in order, each once; the last batch may be smaller.
 
     Where they have more than `max_tokens` targets, as many whole blocks as fit are taken (at least one): a fixed
@@ -79,25 +129,29 @@ def held_out_batches(blocks: BlockSource, batch_size: int, max_tokens: int) -> I
     """
     chosen = _choose(blocks, max_tokens)
     for start in range(0, len(chosen), batch_size):
-        yield _batch(blocks, chosen[start : start + batch_size])
+        yield make_batch([blocks[index] for index in chosen[start : start + batch_size]], isolate_eot)
 
 
-def _choose(blocks: BlockSource, max_tokens: int) -> list[int]:
+def _choose(blocks: Blocks, max_tokens: int) -> list[int]:
     n_blocks = len(blocks)
-    if n_blocks == 0:
-        return []
-    last = blocks[n_blocks - 1]
-    n_targets = count_tokens(n_blocks, last) - 1
-    if n_targets <= max_tokens:
+    if blocks.n_targets <= max_tokens:
         return list(range(n_blocks))
-    n_chosen = min(n_blocks, max(1, max_tokens // (len(last) - 1)))
+    n_chosen = min(n_blocks, max(1, max_tokens // (len(blocks[0]) - 1)))
     return sorted(permutation(n_blocks, _CAPPED_SEED)[:n_chosen].tolist())
 
 
-def _batch(blocks: BlockSource, indices: Sequence[int]) -> Batch:
-    rows = torch.from_numpy(np.stack([blocks[index] for index in indices]).astype(np.int64))  # [B, T + 1]
+def make_batch(blocks: Sequence[NDArray[np.int32]], isolate_eot: int | None = None) -> Batch:
+    """A batch of blocks, each [T + 1]; with `isolate_eot`, documents begin at that token and see no other."""
+    rows = torch.from_numpy(np.stack(blocks).astype(np.int64))  # [B, T + 1]
     tokens, targets = rows[:, :-1], rows[:, 1:]
     return Batch(
         tokens=tokens.masked_fill(tokens == PAD, 0).contiguous(),
         targets=targets.masked_fill(targets == PAD, IGNORE).contiguous(),
+        positions=None if isolate_eot is None else positions_in_documents(tokens == isolate_eot),
     )
+
+
+def positions_in_documents(begins: torch.Tensor) -> torch.Tensor:
+    """Where documents begin, [B, T] bool → each token's place in its own, [B, T] int64; a row's first begins one."""
+    places = torch.arange(begins.shape[1]).expand_as(begins)
+    return places - places.where(begins, 0).cummax(dim=1).values

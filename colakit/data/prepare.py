@@ -1,92 +1,126 @@
-"""From `DataConfig` to blocks on disk: read, split, tokenise and pack once, and find it in the cache after that.
+"""From `DataConfig` to blocks: every source is read, tokenised once and found in the cache after that.
 
-The source is read on each call, since only its content says whether the cache still fits; tokenising, which costs far
-more, is what the cache saves. Documents stream through and are not kept in memory.
+What costs is kept: the documents' tokens, under a key of what was read, how it was cleaned, and the tokenizer. Split,
+sequence length and packing are arithmetic over them.
 """
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from colakit.config.schema import DataConfig
-from colakit.data.blocks import Blocks, write_blocks
 from colakit.data.bpe import TRAINER_VERSION, train_bpe
-from colakit.data.cache import cache_root, cached_folder
-from colakit.data.document import Document
-from colakit.data.packing import pack
+from colakit.data.cache import cache_root, cached_folder, writing
+from colakit.data.packing import PACKING_VERSION, Blocks, Joined, Packed, Padded
 from colakit.data.pretrained import check_tokenizer, load_tokenizer
-from colakit.data.sources import Documents, check_source, source_name
-from colakit.data.split import Side, Split, split_documents
+from colakit.data.sources import Source, Tally, no_text
+from colakit.data.split import Side, Sides, split_sources
+from colakit.data.store import STORE_VERSION, DocumentStore, Facts, StoreWriter, is_complete
+from colakit.data.tokenise import Watch, read_facts, tokenise, unwatched
 from colakit.data.tokenizer import Tokenizer, read_tokenizer
 from colakit.errors import ConfigError, DataError, Problem
 from colakit.units import human_count
 
 log = logging.getLogger(__name__)
 
-PACKING_VERSION = 1
-"""Part of the fingerprint: raise it when the same documents would give other blocks."""
-
 _PROMPT_TOKENS = 64
-_BATCH_CHARS = 1_000_000
+_MOST_TRAINER_BYTES = 2**28
+"""Of text that a tokenizer is trained on: more changes its words little, and costs memory."""
+
+
+@dataclass(frozen=True)
+class PreparedSource:
+    """One source, tokenised and split."""
+
+    name: str
+    label: str
+    """What it reads, in the user's words."""
+    store: DocumentStore
+    sides: Sides
+    is_replayable: bool
+    """Whether reading it again, here or elsewhere, gives the same documents."""
+    train: Blocks
+    held_out: Blocks
+
+    def describe(self) -> dict[str, Any]:  # Any: JSON values
+        """Counts. Tokens include the end-of-text tokens."""
+        train, held_out, dropped = (self.sides == side for side in Side)
+        return {
+            "documents": int(train.sum()),
+            "held_out_documents": int(held_out.sum()),
+            "dropped_documents": int(dropped.sum()),
+            "short_documents": self.store.short,
+            "bad_records": self.store.n_bad,
+            "text_bytes": int(self.store.facts.n_bytes[~dropped].sum()),
+            "train_tokens": int(self.store.lengths[train].sum()),
+            "held_out_tokens": int(self.store.lengths[held_out].sum()),
+            "train_blocks": len(self.train),
+            "held_out_blocks": len(self.held_out),
+            **({} if self.is_replayable else {"not_replayable": 1}),
+        }
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Everything a run reads, and what there is of it. Token counts include the end-of-text tokens."""
+    """Everything a run reads, and what there is of it."""
 
     tokenizer: Tokenizer
-    train: Blocks
-    held_out: Blocks
+    sources: tuple[PreparedSource, ...]
     fingerprint: str
     """Of texts, ids, split, tokenizer and packing: equal fingerprints mean equal blocks."""
-    documents: int
-    held_out_documents: int
-    dropped_documents: int
-    """Left out of training because their text is held out."""
-    short_documents: int
-    """Left out since they have fewer than ``data.min_words`` words."""
-    text_bytes: int
-    train_tokens: int
-    held_out_tokens: int
+    isolate_eot: int | None
+    """The end-of-text id where documents shall not see each other."""
+
+    @property
+    def train(self) -> dict[str, Blocks]:
+        """The training blocks of every source."""
+        return {source.name: source.train for source in self.sources}
+
+    @cached_property
+    def held_out(self) -> Blocks:
+        """The held-out blocks of all sources, one source behind the other."""
+        parts = [source.held_out for source in self.sources]
+        return parts[0] if len(parts) == 1 else Joined(parts)
 
     @property
     def prompt_text(self) -> str:
         """The beginning of the first held-out document, at most 64 tokens of it."""
-        block = self.held_out[0][:_PROMPT_TOKENS].tolist()
-        end = block.index(self.tokenizer.eot_id) if self.tokenizer.eot_id in block else len(block)
-        return self.tokenizer.decode(block[:end]).rstrip("\ufffd")  # a character cut in two
+        source = self.sources[0]
+        document = int(np.flatnonzero((source.sides == Side.HELD_OUT) & (source.store.lengths > 0))[0])
+        start, length = int(source.store.starts[document]), int(source.store.lengths[document])
+        ids = source.store.read(start, start + min(length - 1, _PROMPT_TOKENS))
+        return self.tokenizer.decode(ids.tolist()).rstrip("\ufffd")  # a character cut in two
 
-    def describe(self) -> dict[str, str | int]:
-        """What a report or a run folder says about the data, as JSON values."""
+    def describe(self) -> dict[str, Any]:  # Any: JSON values
+        """What a report or a run folder says about the data: sums over the sources, and each source by itself."""
+        each = {source.name: source.describe() for source in self.sources}
         return {
             "fingerprint": self.fingerprint,
             "tokenizer": self.tokenizer.source,
             "tokenizer_fingerprint": self.tokenizer.fingerprint,
             "tokenizer_tokens": self.tokenizer.n_tokens,
-            "documents": self.documents,
-            "held_out_documents": self.held_out_documents,
-            "dropped_documents": self.dropped_documents,
-            "short_documents": self.short_documents,
-            "text_bytes": self.text_bytes,
-            "train_tokens": self.train_tokens,
-            "held_out_tokens": self.held_out_tokens,
+            **{key: sum(counts[key] for counts in each.values()) for key in next(iter(each.values()))},
+            **({"sources": each} if len(each) > 1 else {}),
         }
 
 
 def check_sources(config: DataConfig) -> None:
     """Raise the DataError of a source or tokenizer that is not there, before anything is read or downloaded."""
-    check_source(config)
+    for source in _open(config):
+        source.check()
     if config.tokenizer != "bpe":
         check_tokenizer(config.tokenizer)
 
 
-def prepare(config: DataConfig, *, seq_len: int, vocab_size: int) -> PreparedData:
-    """The tokenizer and the blocks of both sides, from the cache where they are there.
+def prepare(config: DataConfig, *, seq_len: int, vocab_size: int, watch: Watch = unwatched) -> PreparedData:
+    """The tokenizer and the blocks of both sides of every source, from the cache where they are there.
 
     Raises DataError for a fault in source, tokenizer, split or cache, and where training text does not fill one block;
     ConfigError where the model has fewer rows than the tokenizer has tokens.
@@ -94,86 +128,126 @@ def prepare(config: DataConfig, *, seq_len: int, vocab_size: int) -> PreparedDat
     tokenizer = None if config.tokenizer == "bpe" else load_tokenizer(config.tokenizer)
     if tokenizer is not None:
         _check_vocab(tokenizer, vocab_size)
-    documents = Documents(config)
-    split = split_documents(documents, config.val_fraction, source=source_name(config))
-    short = documents.short
+    sources = _open(config)
+    for source in sources:
+        source.check()
+    identities = [source.identity() for source in sources]
     if tokenizer is None:
-        tokenizer = _trained_bpe(config, split, vocab_size)
+        tokenizer = _trained_bpe(config, sources, identities, vocab_size, watch)
         _check_vocab(tokenizer, vocab_size)
-    fingerprint = _key(split.fingerprint, tokenizer.fingerprint, seq_len, PACKING_VERSION)
-    folder = cached_folder(
-        cache_root(config) / "blocks" / fingerprint, _blocks_writer(config, split, tokenizer, seq_len)
-    )
-    train, held_out = (Blocks(_path(folder, side), seq_len) for side in (Side.TRAIN, Side.HELD_OUT))
-    _check_length(train, held_out)
-    return PreparedData(
+    pairs = zip(sources, identities, strict=True)
+    stores = [_store(config, source, identity, tokenizer, watch) for source, identity in pairs]
+    sides = split_sources([store.facts for store in stores], config.val_fraction, [s.label for s in sources])
+    packing = (config.packing, seq_len, config.val_fraction, PACKING_VERSION)
+    names = [source.name for source in sources]
+    data = PreparedData(
         tokenizer=tokenizer,
-        train=train,
-        held_out=held_out,
-        fingerprint=fingerprint,
-        documents=split.documents,
-        held_out_documents=split.held_out_documents,
-        dropped_documents=split.dropped_documents,
-        short_documents=short,
-        text_bytes=split.text_bytes,
-        train_tokens=train.n_tokens,
-        held_out_tokens=held_out.n_tokens,
+        sources=tuple(
+            _prepared(source, store, side, config, tokenizer, seq_len)
+            for source, store, side in zip(sources, stores, sides, strict=True)
+        ),
+        fingerprint=_key(*names, *identities, tokenizer.fingerprint, *packing),
+        isolate_eot=None if config.attend_across_documents or config.packing == "pad" else tokenizer.eot_id,
     )
+    _check_length(data, seq_len)
+    return data
 
 
-def _trained_bpe(config: DataConfig, split: Split, vocab_size: int) -> Tokenizer:
+def _open(config: DataConfig) -> list[Source]:
+    cache = cache_root(config)
+    return [Source(name, source, config, cache) for name, source in config.mixture.items()]
+
+
+def _trained_bpe(
+    config: DataConfig, sources: Sequence[Source], identities: Sequence[str], vocab_size: int, watch: Watch
+) -> Tokenizer:
     """A BPE of the training documents alone: what is held out must not shape its tokens."""
 
     def write(folder: Path) -> None:
-        log.info("Preparing data: training a tokenizer of %d tokens on %s …", vocab_size, _extent(split))
-        train_bpe((document.text for document in _side(config, split, Side.TRAIN)), vocab_size).save(folder)
+        facts = [_facts(source, config, watch) for source in sources]
+        sides = split_sources(facts, config.val_fraction, [source.label for source in sources])
+        n_documents, n_bytes = sum(len(f.n_bytes) for f in facts), sum(int(f.n_bytes.sum()) for f in facts)
+        log.info(
+            "Preparing data: training a tokenizer of %d tokens on %d documents, %sB of text …",
+            vocab_size,
+            n_documents,
+            human_count(n_bytes),
+        )
+        train_bpe(_trainer_texts(sources, facts, sides, n_bytes), vocab_size).save(folder)
 
-    key = _key(split.fingerprint, vocab_size, TRAINER_VERSION)
+    key = _key(*identities, config.val_fraction, vocab_size, TRAINER_VERSION)
     folder = cached_folder(cache_root(config) / "tokenizers" / key, write)
     return read_tokenizer(folder, source="bpe")
 
 
-def _blocks_writer(config: DataConfig, split: Split, tokenizer: Tokenizer, seq_len: int) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        log.info("Preparing data: tokenising %s …", _extent(split))
-        for side in (Side.TRAIN, Side.HELD_OUT):
-            write_blocks(_path(folder, side), _blocks(_side(config, split, side), tokenizer, seq_len), seq_len)
-
-    return write
-
-
-def _extent(split: Split) -> str:
-    return f"{split.documents + split.held_out_documents} documents, {human_count(split.text_bytes)}B of text"
+def _facts(source: Source, config: DataConfig, watch: Watch) -> Facts:
+    tally = Tally()
+    facts = read_facts(source, tally, watch)
+    if len(facts.n_bytes) == 0:
+        raise no_text(source, tally, config)
+    return facts
 
 
-def _blocks(documents: Iterator[Document], tokenizer: Tokenizer, seq_len: int) -> Iterator[NDArray[np.int32]]:
-    token_lists = (ids for texts in _batches(documents) for ids in tokenizer.encode_batch(texts))
-    return pack((ids for ids in token_lists if ids), tokenizer.eot_id, seq_len)  # a normalizer may leave nothing
+def _trainer_texts(
+    sources: Sequence[Source], facts: Sequence[Facts], sides: Sequence[Sides], n_bytes: int
+) -> Iterator[str]:
+    """The training texts of all sources; of a large corpus a part, chosen by hash."""
+    limit = min(1.0, _MOST_TRAINER_BYTES / max(1, n_bytes)) * 2**32
+    for source, known, side in zip(sources, facts, sides, strict=True):
+        wanted = (side == Side.TRAIN) & (known.texts % 2**32 < limit)
+        for i, (_, document) in enumerate(source.documents(Tally())):
+            if i >= len(wanted) or document.hashes()[1] != known.texts[i]:
+                raise _changed(source)
+            if wanted[i]:
+                yield document.text
+        source.check_unchanged()
 
 
-def _batches(documents: Iterator[Document]) -> Iterator[Sequence[str]]:
-    """Texts in batches of about a million characters: enough to keep every core busy, little enough to hold."""
-    held: list[str] = []
-    n_chars = 0
-    for document in documents:
-        held.append(document.text)
-        n_chars += len(document.text)
-        if n_chars >= _BATCH_CHARS:
-            yield held
-            held, n_chars = [], 0
-    if held:
-        yield held
+def _changed(source: Source) -> DataError:
+    return DataError(
+        f"{source.label}: the data changed while it was being read. Wait until it is complete, then start again."
+    )
 
 
-def _side(config: DataConfig, split: Split, side: Side) -> Iterator[Document]:
-    return (document for document in split.checked(Documents(config)) if split.side(document) is side)
+def _store(config: DataConfig, source: Source, identity: str, tokenizer: Tokenizer, watch: Watch) -> DocumentStore:
+    """The tokenised documents of `source`; finished parts of an interrupted call are kept."""
+    key = _key(identity, tokenizer.fingerprint, config.max_document_mb, STORE_VERSION)
+    folder = cache_root(config) / "tokens" / key
+    with writing(folder):
+        if not is_complete(folder):
+            log.info("Preparing data: tokenising %s …", source.label)
+            started = time.perf_counter()
+            writer = StoreWriter(folder, tokenizer.n_tokens, resume=source.is_replayable)
+            if not source.is_replayable:
+                log.warning(
+                    "%s is not pinned to a commit: what is prepared now stays as it is, but an interrupted preparation "
+                    "begins anew, and another machine may prepare something else.",
+                    source.label,
+                )
+            tokenise(source, tokenizer, writer, max_document_mb=config.max_document_mb, watch=watch)
+            log.info("Prepared %s in %.1f s.", source.label, time.perf_counter() - started)
+        store = DocumentStore(folder)
+    if len(store) == 0:
+        raise no_text(source, Tally(store.short, store.n_bad, list(store.bad)), config)
+    if store.n_bad:
+        log.warning("%s: %d bad records left out, the first: %s", source.label, store.n_bad, store.bad[0])
+    return store
 
 
-def _path(folder: Path, side: Side) -> Path:
-    return folder / f"{side.value}.arrow"
+def _prepared(
+    source: Source, store: DocumentStore, sides: Sides, config: DataConfig, tokenizer: Tokenizer, seq_len: int
+) -> PreparedSource:
+    def blocks(side: Side) -> Blocks:
+        if config.packing == "pad":
+            return Padded(store, sides == side, seq_len, tokenizer.eot_id)
+        return Packed(store, sides == side, seq_len)
+
+    return PreparedSource(
+        source.name, source.label, store, sides, source.is_replayable, blocks(Side.TRAIN), blocks(Side.HELD_OUT)
+    )
 
 
-def _key(*parts: str | int) -> str:
+def _key(*parts: str | float) -> str:
     return hashlib.blake2b("\n".join(str(part) for part in parts).encode(), digest_size=12).hexdigest()
 
 
@@ -184,12 +258,15 @@ def _check_vocab(tokenizer: Tokenizer, vocab_size: int) -> None:
         raise ConfigError([Problem("model.vocab_size", vocab_size, rule, f"Use --set model.vocab_size={needed}.")])
 
 
-def _check_length(train: Blocks, held_out: Blocks) -> None:
-    needed = train.seq_len + 1
-    if train.n_tokens < needed:
-        raise DataError(
-            f"the training text has {train.n_tokens} tokens, but one sequence takes {needed} (model.seq_len + 1). "
-            "Lower model.seq_len, or give more text."
-        )
-    if len(held_out) == 0:
-        raise DataError("the tokenizer makes no tokens of the held-out text. Use another tokenizer.")
+def _check_length(data: PreparedData, seq_len: int) -> None:
+    for source in data.sources:
+        if source.held_out.n_targets == 0:
+            raise DataError(
+                f"{source.label}: the tokenizer makes no tokens of the held-out text. Use another tokenizer."
+            )
+        n_tokens = int(source.store.lengths[source.sides == Side.TRAIN].sum())
+        if isinstance(source.train, Packed) and n_tokens < seq_len + 1:
+            raise DataError(
+                f"{source.label}: the training text has {n_tokens} tokens, but one sequence takes {seq_len + 1} "
+                "(model.seq_len + 1). Lower model.seq_len, or give more text."
+            )

@@ -1,55 +1,165 @@
-"""From `DataConfig` to a stream of documents: which reader a source needs, and what can be checked before reading."""
+"""From a `SourceConfig` to a stream of documents: which reader a source needs, what may be read, what is taken out.
+
+A reader yields raw documents with their positions, so that reading can start again behind any of them.
+"""
 
 from collections.abc import Iterator
-from urllib.parse import quote
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeAlias
 
-from colakit.config.schema import DataConfig
+from colakit.config.schema import DataConfig, SourceConfig
 from colakit.data.cleaning import has_words, remove_crawl_markers, remove_urls
-from colakit.data.corpus import read_stdlib, stdlib_root
-from colakit.data.document import Document
-from colakit.data.files import SourceFile, find_files
-from colakit.data.lines import read_jsonl, read_txt
-from colakit.data.tables import read_parquet
+from colakit.data.corpus import StandardLibrary
+from colakit.data.document import Document, OnBad, fail
+from colakit.data.hub import HubDataset
+from colakit.data.local import Files
+from colakit.data.meter import Meter
 from colakit.errors import DataError
 
-__all__ = ["Document", "Documents", "check_source", "source_name"]
+Position: TypeAlias = tuple[int, int]
+"""A file, and how many of its documents have been read; behind the last document of all it may be any later one."""
+
+START: Position = (0, 0)
+MOST_LISTED = 1000
 
 
-def check_source(config: DataConfig) -> None:
-    """Raise the DataError that reading would begin with, at the price of listing files: nothing is read."""
+class Reader(Protocol):
+    """One kind of source."""
+
+    @property
+    def is_replayable(self) -> bool:
+        """Whether `identity` pins what `read` yields."""
+
+    def check(self) -> None:
+        """Raise the DataError that reading would begin with; nothing is read."""
+
+    def identity(self) -> str:
+        """Equal for equal documents: a hash, or a name pinned to a revision."""
+
+    def check_unchanged(self) -> None:
+        """Raise DataError where what was read is no longer what `identity` told of."""
+
+    def meter(self) -> Meter:
+        """A new meter of what there is to read."""
+
+    def read(self, on_bad: OnBad, start: Position, meter: Meter) -> Iterator[tuple[Position, Document]]:
+        """Documents from `start` on, each with the position behind it; none is blank."""
+
+
+@dataclass
+class Tally:
+    """What one pass left out, apart from documents of other parts."""
+
+    short: int = 0
+    """Documents of fewer than ``data.min_words`` words."""
+    n_bad: int = 0
+    """Records that could not be read."""
+    bad: list[str] = field(default_factory=list)
+    """The messages of the first `MOST_LISTED` of them."""
+
+    n_bytes: int = 0
+    """Of the texts that were read and not left out."""
+
+    def add_bad(self, error: DataError) -> None:
+        """Count and list a record that could not be read."""
+        self.n_bad += 1
+        if len(self.bad) < MOST_LISTED:
+            self.bad.append(str(error))
+
+
+class Source:
+    """One source of a run: its documents, cleaned and chosen as configured, in a fixed order."""
+
+    def __init__(self, name: str, config: SourceConfig, data: DataConfig, cache: Path) -> None:
+        self.name = name
+        self.config = config
+        self._data = data
+        self._reader = _reader(config, data, cache)
+
+    @property
+    def label(self) -> str:
+        """How messages name it: by what it reads."""
+        return self.config.path or self.config.dataset or self.config.source
+
+    def check(self) -> None:
+        """Raise the DataError that reading would begin with, at the price of listing files: nothing is read."""
+        self._reader.check()
+
+    def identity(self) -> str:
+        """Equal for equal documents, cleaning and choice included."""
+        data = self._data
+        choice = (data.min_words, data.on_bad_record, self.config.part, self.config.max_mb)
+        cleaning = (data.remove_urls, data.remove_crawl_markers, *choice)
+        return f"{self._reader.identity()} {cleaning}"
+
+    @property
+    def is_replayable(self) -> bool:
+        """Whether it can be read again exactly, from any position; known once its identity has been asked for."""
+        return self._reader.is_replayable
+
+    def check_unchanged(self) -> None:
+        """Raise DataError where the source has changed since its identity was asked for."""
+        self._reader.check_unchanged()
+
+    def meter(self) -> Meter:
+        """A new meter of what there is to read."""
+        return self._reader.meter()
+
+    def documents(
+        self, tally: Tally, start: Position = START, meter: Meter | None = None
+    ) -> Iterator[tuple[Position, Document]]:
+        """Documents from `start` on, each with the position behind it. What is left out is added to `tally`.
+
+        Raises DataError naming file and line of the first fault, unless bad records are to be skipped.
+        """
+        data = self._data
+        on_bad = fail if data.on_bad_record == "fail" else tally.add_bad
+        most = float("inf") if self.config.max_mb is None else 1e6 * self.config.max_mb
+        for position, document in self._reader.read(on_bad, start, meter or Meter()):
+            if tally.n_bytes >= most:
+                return
+            text = _clean(document.text, data)
+            if not has_words(text, data.min_words):
+                tally.short += 1
+            elif text.strip() and _is_of_part(document, self.config.part):
+                tally.n_bytes += len(text.encode())
+                yield position, Document(text, document.id)
+
+
+def _reader(config: SourceConfig, data: DataConfig, cache: Path) -> Reader:
     if config.source == "stdlib":
-        stdlib_root()
-    elif config.source == "files":
-        find_files(_required_path(config))
-    else:
-        raise _hub_error(config)
+        return StandardLibrary()
+    if config.source == "files":
+        return Files(config.path or "", config.text_field, data.val_fraction, cache)
+    return _Hub(config)
 
 
-class Documents:
-    """Every document of the source, cleaned as configured, in a fixed order; none is blank. Each pass reads it anew.
+class _Hub:
+    """A `HubDataset` as a reader: a position's second number counts the rows that are behind it."""
 
-    A pass raises DataError naming file and line of the first fault, and for a source without any text.
-    """
+    def __init__(self, config: SourceConfig) -> None:
+        self._dataset = HubDataset(config)
 
-    def __init__(self, config: DataConfig) -> None:
-        self._config = config
-        self.short = 0
-        """Documents that the latest pass left out, of fewer than ``data.min_words`` words."""
+    @property
+    def is_replayable(self) -> bool:
+        return self._dataset.is_replayable
 
-    def __iter__(self) -> Iterator[Document]:
-        config = self._config
-        check_source(config)
-        self.short, empty = 0, True
-        for document in read_stdlib() if config.source == "stdlib" else _read_files(config):
-            text = _clean(document.text, config)
-            if not has_words(text, config.min_words):
-                self.short += 1
-            elif text.strip():
-                empty = False
-                yield Document(text, document.id)
-        if empty:
-            few = f"no document of {config.min_words} words (data.min_words)" if self.short else "no text but blanks"
-            raise DataError(f"{source_name(config)} holds {few}. Give text with --data PATH.")
+    def check(self) -> None:
+        """Only asking the hub would tell."""
+
+    def identity(self) -> str:
+        return self._dataset.identity()
+
+    def check_unchanged(self) -> None:
+        """A commit stays as it is."""
+
+    def meter(self) -> Meter:
+        return Meter()
+
+    def read(self, on_bad: OnBad, start: Position, meter: Meter) -> Iterator[tuple[Position, Document]]:
+        for document in self._dataset.read(on_bad, skip=start[1]):
+            yield (0, self._dataset.n_rows_read), document
 
 
 def _clean(text: str, config: DataConfig) -> str:
@@ -58,39 +168,20 @@ def _clean(text: str, config: DataConfig) -> str:
     return remove_crawl_markers(text) if config.remove_crawl_markers else text
 
 
-def source_name(config: DataConfig) -> str:
-    """How messages name the source."""
-    return config.path or config.source
+def _is_of_part(document: Document, part: str | None) -> bool:
+    """By group, from bits that the held-out split, which looks at the highest ones, does not see."""
+    if part is None:
+        return True
+    i, _, n = part.partition("/")
+    return document.hashes()[0] % 2**32 % int(n) == int(i) - 1
 
 
-def _read_files(config: DataConfig) -> Iterator[Document]:
-    """A .txt file is held out as a whole, but one with more bytes than shall be held out at all is cut.
-
-    So a folder of many texts is split between texts, and a few large ones still hold out about `val_fraction`.
-    """
-    files = find_files(_required_path(config))
-    largest_whole = config.val_fraction * sum(file.n_bytes for file in files)
-    for file in files:
-        yield from _read_file(file, is_cut=file.n_bytes > largest_whole)
-
-
-def _read_file(file: SourceFile, *, is_cut: bool) -> Iterator[Document]:
-    if file.ending == ".txt":
-        return read_txt(file.path, None if is_cut else quote(file.name))  # quoted, since a "#" ends a group's name
-    if file.ending == ".parquet":
-        return read_parquet(file.path)
-    return read_jsonl(file.path)
-
-
-def _required_path(config: DataConfig) -> str:
-    if not config.path:
-        raise DataError("data.source = 'files' needs data.path. Give --data PATH.")
-    return config.path
-
-
-def _hub_error(config: DataConfig) -> DataError:
-    return DataError(
-        f"this preset reads the dataset {config.dataset} from the Hugging Face hub, which this version does not read "
-        "yet. Use --smoke for a short run, --data PATH for text of your own, or --set data.source=stdlib (with "
-        "--set data.tokenizer=bpe where there is no network)."
-    )
+def no_text(source: Source, tally: Tally, config: DataConfig) -> DataError:
+    """The error of a source that yielded no document."""
+    if tally.bad:
+        few = f"no record that can be read; the first of {tally.n_bad}: {tally.bad[0]}"
+    elif tally.short:
+        few = f"no document of {config.min_words} words (data.min_words)"
+    else:
+        few = "no text but blanks"
+    return DataError(f"{source.label} holds {few}. Give text with --data PATH.")

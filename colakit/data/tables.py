@@ -4,46 +4,49 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from colakit.data.document import Document
+from colakit.data.document import Document, OnBad
 from colakit.errors import DataError
 
 _ROWS = 1024
 
 
-def read_parquet(path: Path) -> Iterator[Document]:
-    """One document per row: column ``text``, and ``id`` where there is one. Blank texts are skipped.
+def read_parquet(path: Path, text_field: str, on_bad: OnBad) -> Iterator[Document]:
+    """One document per row: column `text_field`, and ``id`` where there is one. Blank texts are skipped.
 
-    Raises DataError for a damaged file, a missing column, a text that is not a string.
+    A row without text is bad. Raises DataError for a damaged file, a missing column, a column not of strings.
     """
-    for number, row in enumerate(_rows(path)):
-        text, name = row["text"], row.get("id")
+    for number, row in enumerate(_rows(path, text_field)):
+        text, name = row[text_field], row.get("id")
         if text is None:
-            raise DataError(f"{path}, row {number}: 'text' is null. Drop the row, or write an empty string.")
-        if text.strip():
+            on_bad(DataError(f"{path}, row {number}: {text_field!r} is null. Drop the row, or write an empty string."))
+        elif text.strip():
             yield Document(text, None if name is None else str(name))
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:  # Any: an id is of whatever type the file has
+def _rows(path: Path, text_field: str) -> Iterator[dict[str, Any]]:  # Any: an id is of whatever type the file has
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            columns = _check_columns(file.schema_arrow, path)
+            columns = _check_columns(file.schema_arrow, path, text_field)
             for batch in file.iter_batches(_ROWS, columns=columns):
                 yield from batch.to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's errors derive from these
         raise DataError(f"{path}: not a parquet file, or a damaged one ({error}). Fetch it again.") from error
 
 
-def _check_columns(schema: Any, path: Path) -> list[str]:  # Any: pyarrow has no types
+def _check_columns(schema: Any, path: Path, text_field: str) -> list[str]:  # Any: pyarrow has no types
     import pyarrow
 
-    if "text" not in schema.names:
+    if text_field not in schema.names:
         held = ", ".join(repr(name) for name in schema.names) or "none"
-        raise DataError(f"{path}: there is no column 'text' (its columns: {held}). Rename the one that holds the text.")
-    kind = schema.field("text").type
+        raise DataError(
+            f"{path}: there is no column {text_field!r} (its columns: {held}). Name the one that holds the text with "
+            "--set data.text_field=COLUMN."
+        )
+    kind = schema.field(text_field).type
     if pyarrow.types.is_dictionary(kind):  # a category of pandas; its rows are read as what it stands for
         kind = kind.value_type
     if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-        raise DataError(f"{path}: column 'text' is of type {kind}, not string. Write the texts as strings.")
-    return [name for name in ("text", "id") if name in schema.names]
+        raise DataError(f"{path}: column {text_field!r} is of type {kind}, not string. Write the texts as strings.")
+    return [name for name in (text_field, "id") if name in schema.names]

@@ -24,6 +24,10 @@ def summary_table(summary: RunSummary) -> Table:
         "accuracy": f"{summary.accuracy:.3f}",
         "tokens seen": f"{summary.tokens_seen:,}",
         "time": f"{summary.train_s:.1f} s ({summary.tokens_per_s:,.0f} tokens/s in training steps)",
+        "data wait": f"{100 * summary.data_wait_frac:.2f} % of the steps' time",
+        "epochs": ", ".join(
+            f"{e:.3g}" if len(summary.epochs) == 1 else f"{n} {e:.3g}" for n, e in summary.epochs.items()
+        ),
         "optimizer": _parts(summary.optimizer),
         "data": summary.data_fingerprint,
     }

@@ -35,7 +35,12 @@ def evaluate_run(root: Path) -> EvalRecord:
             "its held-out split cannot be evaluated. Put the same files, or the same Python version for stdlib, back."
         )
     train = config.train
-    batches = held_out_batches(data.held_out, batch_size=train.effective_micro_batch_size, max_tokens=train.eval_tokens)
+    batches = held_out_batches(
+        data.held_out,
+        batch_size=train.effective_micro_batch_size,
+        max_tokens=train.eval_tokens,
+        isolate_eot=data.isolate_eot,
+    )
     return evaluate(model, batches, machine, data.tokenizer.token_bytes, step=steps)
 
 

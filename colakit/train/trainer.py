@@ -5,18 +5,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import torch
 
-from colakit.build import Machine, build_model, build_optimizer, pick_machine
+from colakit.build import Machine, build_loader, build_model, build_optimizer, build_schedule, pick_machine
 from colakit.checkpoint.model_file import save_model
 from colakit.config.schema import RunConfig
+from colakit.data.ahead import ahead
 from colakit.data.loader import Batch, TrainLoader, held_out_batches
 from colakit.data.prepare import PreparedData, check_sources, prepare
+from colakit.data.tokenise import Watch, unwatched
 from colakit.errors import CheckpointError, RunError
 from colakit.evaluate.generate import generate
 from colakit.evaluate.loss import byte_lengths, count_bytes, evaluate, gzip_bits_per_byte
@@ -31,6 +33,7 @@ from colakit.units import NATS_PER_BIT
 log = logging.getLogger(__name__)
 
 PROMPT_TOKENS = 32
+_STEPS_AHEAD = 2
 SAMPLE_TEMPERATURE = 0.8
 
 
@@ -68,16 +71,25 @@ class Trainer:
     """One run. Construction checks and prepares everything that can fail by the user's mistake; only then is the folder
     made. `sinks` builds the run's sinks once the folder exists."""
 
-    def __init__(self, config: RunConfig, *, out: Path | None, sinks: Callable[[RunFolder], Sink]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        out: Path | None,
+        sinks: Callable[[RunFolder], Sink],
+        watch: Watch = unwatched,
+    ) -> None:
         self.config = config
         plan_run_folder(out, config.preset)  # refused before the data is prepared
         check_sources(config.data)
         self.machine: Machine = pick_machine(config)
-        self.data: PreparedData = prepare(config.data, seq_len=config.model.seq_len, vocab_size=config.model.vocab_size)
+        model = config.model
+        self.data: PreparedData = prepare(config.data, seq_len=model.seq_len, vocab_size=model.vocab_size, watch=watch)
         self.byte_lengths = byte_lengths(self.data.tokenizer.token_bytes)
         self.model: LM = build_model(config, self.machine)
         self.step = self._train_step()
-        self.loader = TrainLoader(self.data.train, batch_size=config.train.batch_size, seed=config.train.seed)
+        self.loader: TrainLoader = build_loader(config, self.data)
+        self.schedule = build_schedule(config)
         self.folder, self.sinks = create_run(out, config, self.data.describe(), sinks)
         self.history: list[StepRecord] = []
         self.evaluations: list[EvalRecord] = []
@@ -137,20 +149,38 @@ class Trainer:
         # Dropout draws from torch's global generator.
         torch.manual_seed(self.config.train.seed)
         self.model.train()
-        micro = self.config.train.effective_micro_batch_size
-        for step in range(self.config.train.max_steps):
-            started = time.perf_counter()
-            batches = self.loader.micro_batches(step, micro)
-            result = self.step(step, batches)
-            self._record(step + 1, result, batches, 1000.0 * (time.perf_counter() - started))
-            last = step + 1 == self.config.train.max_steps
-            if not (stop.is_set or last) and (step + 1) % self.config.train.eval_every == 0:
-                self._evaluate()
-            if stop.is_set and not last:
-                return True
+        train = self.config.train
+        with closing(
+            ahead(self.loader.steps(0, train.max_steps, train.effective_micro_batch_size), _STEPS_AHEAD)
+        ) as steps:
+            for step in range(train.max_steps):
+                self._announce_stage(step)
+                started = time.perf_counter()
+                batches = next(steps)
+                loaded = time.perf_counter()
+                result = self.step(step, batches)
+                ms = 1000.0 * (time.perf_counter() - started)
+                self._record(step + 1, result, batches, ms, data_ms=1000.0 * (loaded - started))
+                last = step + 1 == train.max_steps
+                if not (stop.is_set or last) and (step + 1) % train.eval_every == 0:
+                    self._evaluate()
+                if stop.is_set and not last:
+                    return True
         return False
 
-    def _record(self, step: int, result: StepResult, batches: Sequence[Batch], step_ms: float) -> None:
+    def _announce_stage(self, step: int) -> None:
+        """Log where a step is the first with a block of a new stage."""
+        stages, batch = self.config.data.mixture_stages, self.config.train.batch_size
+        stage = self.schedule.stage_of((step + 1) * batch - 1)
+        before = self.schedule.stage_of(step * batch - 1) if step else -1
+        if len(stages) > 1 and stage != before:
+            weights = stages[stage].weights
+            shares = ", ".join(f"{name} {100 * w / sum(weights.values()):.3g} %" for name, w in weights.items())
+            log.info("Stage %d of %d begins in step %d: %s.", stage + 1, len(stages), step + 1, shares)
+
+    def _record(
+        self, step: int, result: StepResult, batches: Sequence[Batch], step_ms: float, *, data_ms: float
+    ) -> None:
         self.skipped += result.skipped
         record = StepRecord(
             step=step,
@@ -161,6 +191,7 @@ class Trainer:
             grad_norm=result.grad_norm,
             tokens=result.tokens,
             step_ms=step_ms,
+            data_ms=data_ms,
             skipped=result.skipped,
             nan_count=self.skipped,
         )
@@ -176,7 +207,10 @@ class Trainer:
     def _held_out(self) -> Iterator[Batch]:
         train = self.config.train
         return held_out_batches(
-            self.data.held_out, batch_size=train.effective_micro_batch_size, max_tokens=train.eval_tokens
+            self.data.held_out,
+            batch_size=train.effective_micro_batch_size,
+            max_tokens=train.eval_tokens,
+            isolate_eot=self.data.isolate_eot,
         )
 
     def _evaluate(self) -> None:
@@ -240,6 +274,8 @@ class Trainer:
             parameters=sum(p.numel() for p in self.model.parameters()),
             train_s=train_s,
             tokens_per_s=tokens / steps_s,
+            data_wait_frac=sum(r.data_ms for r in self.history) / (1000.0 * steps_s),
+            epochs=self.loader.epochs(len(self.history)),
             optimizer=self.step.optimizer.costs(),
             data_fingerprint=self.data.fingerprint,
             prompt=prompt,

@@ -1,0 +1,90 @@
+"""The reader of ``data.source = "files"``: local files, each by the reader of its kind."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from colakit.data.digests import file_digest
+from colakit.data.document import Document, OnBad
+from colakit.data.files import SourceFile, find_files
+from colakit.data.lines import read_jsonl, read_txt
+from colakit.data.meter import Meter
+from colakit.data.tables import read_parquet
+from colakit.errors import DataError
+
+READER_VERSION = 1
+"""Part of the identity: raise it when the same files would give other documents."""
+
+
+class Files:
+    """What ``data.path`` names. The list of files is that of the latest `identity`, `check` or `meter`."""
+
+    def __init__(self, pattern: str, text_field: str, val_fraction: float, cache: Path) -> None:
+        self._pattern = pattern
+        self._text_field = text_field
+        self._val_fraction = val_fraction
+        self._cache = cache
+        self._seen: dict[Path, tuple[int, int]] | None = None
+
+    @property
+    def is_replayable(self) -> bool:
+        """Always: `check_unchanged` tells where it is not."""
+        return True
+
+    def check(self) -> None:
+        """Raise DataError where there is no such file, or none that can be read."""
+        find_files(self._pattern)
+
+    def identity(self) -> str:
+        """Of names below what was asked for, contents, and how each is read; not of where they lie."""
+        files = find_files(self._pattern)
+        self._seen = {file.path: _stamp(file.path) for file in files}
+        parts = [f"{f.name}\0{f.ending}\0{self._is_cut(f, files)}\0{file_digest(f.path, self._cache)}" for f in files]
+        return "\n".join([f"files {READER_VERSION} {self._text_field}", *parts])
+
+    def check_unchanged(self) -> None:
+        """Raise DataError where a file is not what `identity` saw."""
+        for path, stamp in (self._seen or {}).items():
+            if _stamp(path) != stamp:
+                raise DataError(f"{path} changed while it was being read. Wait until it is complete, then start again.")
+
+    def meter(self) -> Meter:
+        """A meter of the files' bytes."""
+        return Meter(sum(file.n_bytes for file in find_files(self._pattern)))
+
+    def read(self, on_bad: OnBad, start: tuple[int, int], meter: Meter) -> Iterator[tuple[tuple[int, int], Document]]:
+        """Documents from `start`, a file's number and how many of its documents to leave out."""
+        files = find_files(self._pattern)
+        for number, file in enumerate(files):
+            if number < start[0]:
+                meter.pass_over(file.n_bytes)
+                continue
+            first = start[1] if number == start[0] else 0
+            for index, document in enumerate(self._read_file(file, files, on_bad, meter)):
+                if index >= first:
+                    yield (number, index + 1), document
+
+    def _read_file(self, file: SourceFile, files: list[SourceFile], on_bad: OnBad, meter: Meter) -> Iterator[Document]:
+        if file.ending == ".txt":
+            name = None if self._is_cut(file, files) else quote(file.name)  # quoted, since a "#" ends a group's name
+            yield from read_txt(file.path, name, on_bad, meter)
+        elif file.ending == ".parquet":
+            yield from read_parquet(file.path, self._text_field, on_bad)
+            meter.pass_over(file.n_bytes)
+        else:
+            yield from read_jsonl(file.path, self._text_field, on_bad, meter)
+
+    def _is_cut(self, file: SourceFile, files: list[SourceFile]) -> bool:
+        """A .txt file is held out as a whole, but one with more bytes than shall be held out at all is cut.
+
+        So a folder of many texts is split between texts, and a few large ones still hold out about `val_fraction`.
+        """
+        return file.n_bytes > self._val_fraction * sum(other.n_bytes for other in files)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (-1, -1)  # gone
+    return (status.st_size, status.st_mtime_ns)

@@ -1,0 +1,155 @@
+"""From documents to a store of tokens, once: a thread reads and cleans ahead while `tokenizers` uses every core.
+
+What a kill leaves are finished parts, behind which the next call goes on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from colakit.data.ahead import ahead
+from colakit.data.document import Document, pieces
+from colakit.data.meter import Meter
+from colakit.data.sources import START, Position, Source, Tally
+from colakit.data.store import Facts, PartState, StoreWriter
+from colakit.data.tokenizer import Tokenizer
+
+_BATCH_CHARS = 4_000_000
+"""Enough to keep every core busy, little enough to hold: an encoding takes some hundred bytes for each token."""
+_PART_BYTES = 2**25
+_BATCHES_AHEAD = 2
+
+
+class Progress(NamedTuple):
+    """How far a source has come."""
+
+    source: str
+    doing: str
+    documents: int
+    bytes_read: int
+    bytes_total: int | None
+    """Of the files on disk; None where that is not known."""
+
+
+Watch = Callable[[Progress], None]
+
+
+def unwatched(_progress: Progress) -> None:
+    """The `Watch` that looks away."""
+
+
+@dataclass
+class _Batch:
+    """Some documents, and the state behind them."""
+
+    documents: list[Document]
+    facts: Facts
+    state: PartState
+
+
+def tokenise(
+    source: Source, tokenizer: Tokenizer, writer: StoreWriter, *, max_document_mb: float, watch: Watch = unwatched
+) -> None:
+    """Write the rest of `source` behind the parts that `writer` found, and declare the store complete.
+
+    Raises DataError for a fault in the source, or where it changes meanwhile; OSError where nothing can be written.
+    """
+    state = writer.state or PartState(START, 0, 0, (), 0)
+    meter = source.meter()
+    batches = ahead(_batches(source, state, meter), _BATCHES_AHEAD)
+    held: list[_Batch] = []
+    tokens: list[NDArray[np.uint32]] = []
+    n_documents = 0
+
+    def flush() -> None:
+        nonlocal held, tokens
+        source.check_unchanged()
+        if tokens:
+            facts = Facts(*(np.concatenate(column) for column in zip(*(batch.facts for batch in held), strict=True)))
+            writer.write(tokens, facts, held[-1].state)
+        held, tokens = [], []
+
+    try:
+        for batch in batches:
+            tokens += encode_documents(tokenizer, [document.text for document in batch.documents], max_document_mb)
+            held.append(batch)
+            state = batch.state
+            n_documents += len(batch.documents)
+            watch(Progress(source.name, "tokenising", n_documents, meter.done, meter.total))
+            if sum(int(b.facts.n_bytes.sum()) for b in held) >= _PART_BYTES:
+                flush()
+    finally:
+        batches.close()
+    flush()
+    writer.finish(state)
+
+
+def read_facts(source: Source, tally: Tally, watch: Watch = unwatched) -> Facts:
+    """What the split needs to know of every document, from a pass that keeps no text."""
+    meter = source.meter()
+    found = []
+    n_documents = 0
+    for batch in _batches(source, PartState(START, 0, 0, (), 0), meter, tally):
+        found.append(batch.facts)
+        n_documents += len(batch.documents)
+        watch(Progress(source.name, "reading", n_documents, meter.done, meter.total))
+    return Facts(*(np.concatenate(column) for column in zip(_no_facts(), *found, strict=True)))
+
+
+def _batches(source: Source, start: PartState, meter: Meter, tally: Tally | None = None) -> Iterator[_Batch]:
+    tally = tally if tally is not None else Tally(start.short, start.n_bad, list(start.bad), start.n_bytes)
+    held: list[Document] = []
+    n_chars = 0
+    position: Position = start.position
+    for position, document in source.documents(tally, start.position, meter):
+        held.append(document)
+        n_chars += len(document.text)
+        if n_chars >= _BATCH_CHARS:
+            yield _batch(held, position, tally)
+            held, n_chars = [], 0
+    # Also where no document is left, records that were left out behind the last one count.
+    yield _batch(held, position, tally)
+
+
+def _batch(documents: list[Document], position: Position, tally: Tally) -> _Batch:
+    hashes = np.array([document.hashes() for document in documents], dtype=np.uint64).reshape(-1, 2)
+    n_bytes = np.array([len(document.text.encode()) for document in documents], dtype=np.int64)
+    state = PartState(position, tally.short, tally.n_bad, tuple(tally.bad), tally.n_bytes)
+    return _Batch(documents, Facts(hashes[:, 0], hashes[:, 1], n_bytes), state)
+
+
+def _no_facts() -> Facts:
+    return Facts(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int64))
+
+
+def encode_documents(tokenizer: Tokenizer, texts: Sequence[str], max_document_mb: float) -> list[NDArray[np.uint32]]:
+    """The ids of each text and its end-of-text token; nothing at all for a text the tokenizer makes nothing of.
+
+    A text of more than `max_document_mb` is encoded in pieces.
+    """
+    size = max(1, int(max_document_mb * 1e6))
+    parts = [(i, piece) for i, text in enumerate(texts) for piece in pieces(text, size)]
+    ids: list[list[NDArray[np.uint32]]] = [[] for _ in texts]
+    for group in _groups(parts):
+        for (i, _), encoded in zip(group, tokenizer.encode_batch([piece for _, piece in group]), strict=True):
+            ids[i].append(np.array(encoded, dtype=np.uint32))
+    eot = np.array([tokenizer.eot_id], dtype=np.uint32)
+    joined = [np.concatenate([np.empty(0, np.uint32), *part]) for part in ids]
+    return [np.concatenate([part, eot]) if len(part) else part for part in joined]
+
+
+def _groups(parts: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """`parts` in order, in groups that can be encoded at once."""
+    held: list[tuple[int, str]] = []
+    n_chars = 0
+    for part in parts:
+        if held and n_chars + len(part[1]) > _BATCH_CHARS + _BATCH_CHARS // 2:
+            yield held
+            held, n_chars = [], 0
+        held.append(part)
+        n_chars += len(part[1])
+    if held:
+        yield held

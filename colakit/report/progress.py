@@ -1,0 +1,57 @@
+"""A bar for work on data: on the standard error, where that is a terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from colakit.report.tables import stderr_console
+
+
+class Reading(Protocol):
+    """How far a source has come."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def doing(self) -> str: ...
+    @property
+    def documents(self) -> int: ...
+    @property
+    def bytes_read(self) -> int: ...
+    @property
+    def bytes_total(self) -> int | None: ...
+
+
+class PreparationBar:
+    """Shows a bar for every source and what is done with it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+
+    def __call__(self, reading: Reading) -> None:
+        """Show how far a source has come."""
+        key = (reading.source, reading.doing)
+        if key not in self._tasks:
+            label = f"{reading.doing} {reading.source}"
+            self._tasks[key] = self._progress.add_task(label, total=reading.bytes_total, documents="")
+        self._progress.update(
+            self._tasks[key], completed=reading.bytes_read, documents=f"{reading.documents:,} documents"
+        )
+
+
+@contextmanager
+def preparation_bar() -> Iterator[PreparationBar]:
+    """A `PreparationBar` that disappears when all is prepared; silent where nobody looks."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[documents]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = stderr_console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield PreparationBar(progress)
