@@ -6,6 +6,7 @@ Shapes: B batch, T time, D d_model, H heads, K kv heads, E head_dim.
 from torch import Tensor, nn
 
 from colakit.model.backends import Attend
+from colakit.model.documents import Packed
 from colakit.model.linear import Projections
 from colakit.model.rope import Rotary
 
@@ -42,13 +43,14 @@ class Attention(nn.Module):
         self.attention_dropout = attention_dropout
         self.output_dropout = nn.Dropout(output_dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, T, D] → [B, T, D]."""
+    def forward(self, x: Tensor, packed: Packed | None = None) -> Tensor:
+        """x [B, T, D] → [B, T, D]. With `packed`, documents do not attend to each other."""
+        documents, angles = (packed.documents, packed.angles) if packed is not None else (None, None)
         q, k, v = self.qkv(self.features(x))
-        q = self.rope(self.q_norm(self._heads(q, self.n_heads)))  # [B, H, T, E]
-        k = self.rope(self.k_norm(self._heads(k, self.n_kv_heads)))  # [B, K, T, E]
+        q = self.rope(self.q_norm(self._heads(q, self.n_heads)), angles)  # [B, H, T, E]
+        k = self.rope(self.k_norm(self._heads(k, self.n_kv_heads)), angles)  # [B, K, T, E]
         v = self.v_norm(self._heads(v, self.n_kv_heads))
-        o = self.attend(q, k, v, self.attention_dropout if self.training else 0.0)
+        o = self.attend(q, k, v, self.attention_dropout if self.training else 0.0, documents)
         out: Tensor = self.output_dropout(self.out(o.transpose(1, 2).flatten(2))[0])  # [B, T, H·E] → [B, T, D]
         return out
 

@@ -15,6 +15,7 @@ from colakit.model.attention import Attention
 from colakit.model.backends import attention_backend
 from colakit.model.block import Block, GatedResidual
 from colakit.model.config import LMConfig
+from colakit.model.documents import Documents, Packed
 from colakit.model.linear import FAN, CoLA, Dense, ParamRole, Projections, low_rank_projections
 from colakit.model.mlp import MLP
 from colakit.model.norm import L2Norm, RMSNorm
@@ -36,6 +37,7 @@ class LM(nn.Module):
         self.tok_embed = nn.Embedding(config.vocab_size, config.d_model)
         rope = Rotary(config.head_dim, config.seq_len, config.rope_theta)
         self.blocks = nn.ModuleList(_block(config, depth, rope) for depth in range(config.n_layers))
+        self.rope = rope  # shared with every block
         self.norm = _norm(config)
         self.final_dropout = nn.Dropout(config.final_dropout)
         self.output = None if config.tie_embeddings else _head(config)
@@ -43,13 +45,23 @@ class LM(nn.Module):
         self.register_load_state_dict_pre_hook(naming.restore)  # type: ignore[no-untyped-call]
         self.run_block = remat.cola_m if config.remat == "cola_m" else remat.plain
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """tokens [B, T] int64 → the normalised last hidden states [B, T, D]."""
+    def hidden(self, tokens: Tensor, documents: Documents | None = None) -> Tensor:
+        """tokens [B, T] int64 → the normalised last hidden states [B, T, D].
+
+        With `documents`, each document is read as if it stood alone: it attends to itself, from position 0 on. Without,
+        a row is read as one. Raises ValueError where `documents` are those of another shape than `tokens`.
+        """
+        packed = None
+        if documents is not None:
+            if documents.positions.shape != tokens.shape:
+                shapes = f"{list(documents.positions.shape)}, the tokens {list(tokens.shape)}"
+                raise ValueError(f"the documents lie in a batch of shape {shapes}")
+            packed = Packed(documents, self.rope.at(documents.positions))
         # Rows of length 1 are scaled to a mean square of 1 here, so that Adam's steps are large beside them and one
         # matrix can serve as embedding and as head.
         x: Tensor = self.tok_embed(tokens) * math.sqrt(self.config.d_model)
         for block in self.blocks:
-            x = self.run_block(block, x)
+            x = self.run_block(block, x, packed)
         out: Tensor = self.final_dropout(self.norm(x))
         return out
 
@@ -61,9 +73,9 @@ class LM(nn.Module):
         logits: Tensor = self.output(hidden)[0]
         return logits
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens [B, T] int64 → logits [B, T, V] of the token that follows each."""
-        return self.head(self.hidden(tokens))
+    def forward(self, tokens: Tensor, documents: Documents | None = None) -> Tensor:
+        """tokens [B, T] int64 → logits [B, T, V] of the token that follows each; `documents` as for `hidden`."""
+        return self.head(self.hidden(tokens, documents))
 
     def init_weights(self, seed: int) -> None:
         """Draw every parameter from a generator of its own, so that no global random state is touched."""

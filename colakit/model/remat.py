@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from colakit.model.documents import Packed
+
+BlockFunction = Callable[[Tensor, Packed | None], Tensor]
+
 
 def _keep_low_rank(
     _ctx: object, op: object, *_args: Any, **_kwargs: Any
@@ -21,16 +25,17 @@ def _keep_low_rank(
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def cola_m(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def cola_m(block: BlockFunction, x: Tensor, packed: Packed | None = None) -> Tensor:
     """Run `block` on x [B, T, D] so that its backward pass finds x and the outputs of its A's, and nothing else.
 
-    With ATF the cosine and sine arguments of the FAN layer, a product without bias too, are kept as well.
+    With ATF the cosine and sine arguments of the FAN layer, a product without bias too, are kept as well; and `packed`,
+    which all blocks share.
     """
     contexts = partial(create_selective_checkpoint_contexts, _keep_low_rank)
-    out: Tensor = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+    out: Tensor = checkpoint(block, x, packed, use_reentrant=False, context_fn=contexts)
     return out
 
 
-def plain(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def plain(block: BlockFunction, x: Tensor, packed: Packed | None = None) -> Tensor:
     """Run `block` on x [B, T, D] and keep every activation."""
-    return block(x)
+    return block(x, packed)

@@ -3,8 +3,17 @@
 Shapes: B batch, H heads, T time, E head_dim.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+
+
+class Angles(NamedTuple):
+    """Cosines and sines by which features are turned, each [..., T, E/2] and broadcast over heads."""
+
+    cos: Tensor
+    sin: Tensor
 
 
 class Rotary(nn.Module):
@@ -21,9 +30,17 @@ class Rotary(nn.Module):
         self.register_buffer("cos", angles.cos().float(), persistent=False)
         self.register_buffer("sin", angles.sin().float(), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, H, T, E] at positions 0 … T−1 → the same shape and dtype. T is at most the seq_len of construction."""
+    def at(self, positions: Tensor) -> Angles:
+        """The angles of `positions` [B, T] int64, below the seq_len of construction: [B, 1, T, E/2] each."""
+        return Angles(self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1))
+
+    def forward(self, x: Tensor, angles: Angles | None = None) -> Tensor:
+        """x [B, H, T, E], turned by `angles` → the same shape and dtype.
+
+        Unset, they are those of positions 0 … T−1, and T is at most the seq_len of construction.
+        """
         t = x.shape[-2]
-        cos, sin = self.cos[:t].to(x.dtype), self.sin[:t].to(x.dtype)
+        cos, sin = angles if angles is not None else (self.cos[:t], self.sin[:t])
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

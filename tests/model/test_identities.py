@@ -95,10 +95,10 @@ def test_rope_is_applied_to_queries_and_keys_and_not_to_values() -> None:
     attention, x = model.blocks[0].attention, _randn(2, 7, 48)
     seen: list[tuple[Tensor, ...]] = []
     inner = attention.attend
-    attention.attend = lambda q, k, v, p: (seen.append((q, k, v)), inner(q, k, v, p))[1]
+    attention.attend = lambda q, k, v, p, d: (seen.append((q, k, v)), inner(q, k, v, p, d))[1]
     with torch.no_grad():
         attention(x)
-        attention.rope = nn.Identity()
+        attention.rope.forward = lambda x, angles: x
         attention(x)
     (q, k, v), (q_flat, k_flat, v_flat) = seen
     assert torch.equal(q[..., 0, :], q_flat[..., 0, :])  # position 0 is not turned
@@ -112,7 +112,7 @@ def test_q_k_and_v_are_normalised_per_head() -> None:
     for qkv_norm, size in [("rms", 8**0.5), ("l2", 1.0)]:
         model = tiny_model(tiny_config("cola-smollm2", "n_layers=1", f"qkv_norm={qkv_norm}"), generic=False)
         attention = model.blocks[0].attention
-        attention.attend = lambda q, k, v, p: (seen.append((q, k, v)), q)[1]
+        attention.attend = lambda q, k, v, p, d: (seen.append((q, k, v)), q)[1]
         attention(_randn(2, 7, 48))
         for t in seen[-1]:
             torch.testing.assert_close(t.norm(dim=-1), torch.full(t.shape[:-1], size).double(), rtol=1e-6, atol=0.0)
