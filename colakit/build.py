@@ -1,4 +1,4 @@
-"""The only assembler: from a `RunConfig` to device, model, optimizer and loader. Problems here are the user's: ConfigError."""
+"""The only assembler: from a `RunConfig` to device, model, optimizer and loader. The user's mistakes: ConfigError."""
 
 import importlib.util
 import logging
@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 
 from colakit.config.schema import ModelConfig, OptimConfig, RunConfig
-from colakit.errors import ConfigError, Problem
 from colakit.data.loader import TrainLoader
 from colakit.data.mixture import Schedule
 from colakit.data.prepare import PreparedData
+from colakit.errors import ConfigError, Problem
 from colakit.model.config import LMConfig
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer

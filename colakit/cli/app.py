@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from colakit import __version__
-from colakit.cli import presets
+from colakit.cli import data, presets
 from colakit.cli.bench import bench
 from colakit.cli.evaluate import evaluate
 from colakit.cli.flops import flops
@@ -54,7 +54,8 @@ app.command()(bench)
 app.command()(flops)
 app.command()(params)
 app.command()(paper)
-app.add_typer(presets.app, name="presets")  # a group: Typer lists groups after all plain commands
+app.add_typer(data.app, name="data")
+app.add_typer(presets.app, name="presets")  # groups: Typer lists them after all plain commands
 
 
 def _log_to_stderr() -> None:

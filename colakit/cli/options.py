@@ -1,7 +1,7 @@
 """Options that several commands share, with one wording each."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -51,6 +51,22 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+
+OnBadRecord = Annotated[
+    Literal["fail", "skip"] | None,
+    typer.Option(
+        "--on-bad-record",
+        help="What a line or record that cannot be read does: end the command (the default), or be counted and listed.",
+        rich_help_panel=_CONFIGURATION,
+        show_default=False,
+    ),
+]
+
+
+def with_bad_records(sets: list[str] | None, on_bad_record: str | None) -> list[str]:
+    """The ``--set`` strings, with what ``--on-bad-record`` stands for."""
+    return [*(sets or []), *([f"data.on_bad_record={on_bad_record}"] if on_bad_record else [])]
+
 
 Sets = Annotated[
     list[str] | None,

@@ -116,8 +116,8 @@ def _derive(config: RunConfig, origins: dict[str, str]) -> Resolved:
     if late:
         begins = config.stage_ends[late[0] - 2]
         notes.append(
-            f"Stage {late[0]} of {len(config.data.stages)} of the data is not reached: it begins at block {begins:,}, and "
-            f"the run ends at block {config.n_blocks:,}."
+            f"Stage {late[0]} of {len(config.data.stages)} of the data is not reached: it begins at block {begins:,}, "
+            f"and the run ends at block {config.n_blocks:,}."
         )
     if config.train.micro_batch_size != config.train.effective_micro_batch_size:
         derived["train"]["micro_batch_size"] = config.train.effective_micro_batch_size

@@ -25,8 +25,8 @@ class Batch:
 
     tokens: torch.Tensor
     targets: torch.Tensor
-    positions: torch.Tensor | None = None
-    """[B, T] int64: each token's place in its document, where documents shall not see each other; else None."""
+    starts: torch.Tensor | None = None
+    """[B, T] bool: where documents begin, if they shall not see each other; else None."""
 
 
 class BlockId(NamedTuple):
@@ -147,11 +147,5 @@ def make_batch(blocks: Sequence[NDArray[np.int32]], isolate_eot: int | None = No
     return Batch(
         tokens=tokens.masked_fill(tokens == PAD, 0).contiguous(),
         targets=targets.masked_fill(targets == PAD, IGNORE).contiguous(),
-        positions=None if isolate_eot is None else positions_in_documents(tokens == isolate_eot),
+        starts=None if isolate_eot is None else tokens == isolate_eot,
     )
-
-
-def positions_in_documents(begins: torch.Tensor) -> torch.Tensor:
-    """Where documents begin, [B, T] bool → each token's place in its own, [B, T] int64; a row's first begins one."""
-    places = torch.arange(begins.shape[1]).expand_as(begins)
-    return places - places.where(begins, 0).cummax(dim=1).values

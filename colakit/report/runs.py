@@ -44,11 +44,12 @@ def _parts(parts: tuple[OptimizerPart, ...]) -> str:
 
 def sample_text(summary: RunSummary) -> Text:
     """The held-out prompt, and the model's continuation. Control characters, which a terminal obeys, are shown."""
-    prompt, sample = (_visible(text) for text in (summary.prompt, summary.sample))
+    prompt, sample = (visible(text) for text in (summary.prompt, summary.sample))
     return Text.assemble(("prompt\n", "bold"), prompt, ("\nsample\n", "bold"), sample)
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """`text` with control characters, which a terminal obeys, spelled out."""
     return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 

@@ -66,6 +66,7 @@ class TensorBoardSink:
                 "bits_per_byte": record.bits_per_byte,
                 "lr": record.lr,
                 "grad_norm": record.grad_norm,
+                "data_ms": record.data_ms,
                 "it_per_s": record.it_per_s,
                 "tokens_per_s": record.tokens_per_s,
                 "nan_count": record.nan_count,
