@@ -44,6 +44,7 @@ def make_step(loss: float = 2.0, step_ms: float = 250.0) -> StepRecord:
         grad_norm=math.inf,
         tokens=100,
         step_ms=step_ms,
+        data_ms=0.5,
         skipped=True,
         nan_count=2,
     )

@@ -56,6 +56,7 @@ _PAPER_ORDER = (
     "cola-fan-atf",
     "refined",
     "refined-tied",
+    "smollm2-stages",
 )
 
 

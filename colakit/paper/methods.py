@@ -32,10 +32,6 @@ class Method:
         return f"{when}: {self.obstacle}"
 
 
-NO_HUB = (
-    "the preset's data, FineWeb-Edu, is not read from the hub yet; rows can be compared on other text with "
-    "--set data.source=stdlib"
-)
 NO_MAX_BATCH = "`colakit bench` has no --max-batch"
 NO_SPECTRUM = "`colakit eval` has no --spectrum"
 NO_NPROC = "`colakit train` has no --nproc"
@@ -100,12 +96,12 @@ def max_batch(preset: str) -> Method:
 
 def train(preset: str) -> Method:
     """Trains the preset on its own data; losses, accuracy and skipped steps are in the run's summary."""
-    return Method(f"colakit train --preset {preset}", NO_HUB)
+    return Method(f"colakit train --preset {preset}")
 
 
 def train_both(first: str, second: str) -> Method:
     """Trains two presets; `second` may carry options."""
-    return Method(f"colakit train --preset {first} && colakit train --preset {second}", NO_HUB)
+    return Method(f"colakit train --preset {first} && colakit train --preset {second}")
 
 
 def train_ddp(preset: str) -> Method:

@@ -29,6 +29,7 @@ def test_every_system_of_the_paper_has_its_row() -> None:
         "cola-fan-atf",
         "refined",
         "refined-tied",
+        "smollm2-stages",
     ]
 
 
@@ -52,7 +53,7 @@ def test_a_preset_says_only_what_differs_from_the_defaults(preset: str) -> None:
 @pytest.mark.parametrize("preset", preset_names())
 def test_a_preset_names_its_row_of_the_paper(preset: str) -> None:
     about = load_preset(preset).about
-    assert re.match(r"Tables 4-5, \w|§\d\.\d", about.paper)
+    assert re.match(r"Tables 4-5, \w|§\d", about.paper)
     assert about.summary
 
 
@@ -102,7 +103,7 @@ def test_a_preset_is_the_papers_system(preset: str, expected: dict[str, object])
 @pytest.mark.parametrize("preset", preset_names())
 def test_muon_is_the_optimizer_of_the_rows_that_say_so(preset: str) -> None:
     optim = resolve(preset).config.optim
-    says_muon = "Muon" in load_preset(preset).about.paper or preset.startswith("refined")
+    says_muon = "Muon" in load_preset(preset).about.paper or preset.startswith(("refined", "smollm2"))
     assert optim.optimizer == ("muon" if says_muon else "adamw")
     assert (optim.lr, optim.weight_decay, optim.beta1, optim.beta2, optim.eps) == (5e-4, 0.01, 0.9, 0.95, 1e-8)
     assert (optim.momentum, optim.ns_steps, optim.warmup_steps) == (0.95, 5, 2000)
@@ -112,7 +113,9 @@ def test_muon_is_the_optimizer_of_the_rows_that_say_so(preset: str) -> None:
 def test_the_presets_name_the_papers_data_and_length(preset: str) -> None:
     config = resolve(preset).config
     tokenizer = "microsoft/phi-4" if preset in {"original", "cola"} else "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert (config.data.source, config.data.dataset) == ("hub", "HuggingFaceFW/fineweb-edu")
+    for source in config.data.mixture.values():
+        assert source.source == "hub"
+    assert next(iter(config.data.mixture.values())).dataset == "HuggingFaceFW/fineweb-edu"
     assert config.data.tokenizer == tokenizer
     assert config.train.batch_size == (64 if preset == "cola-m" else 16)
     assert config.train.max_steps == (math.ceil(208_333 / 16) if preset.startswith("refined") else 10_000)
@@ -125,6 +128,23 @@ def test_smoke_keeps_the_kind(preset: str) -> None:
     changed = {"lr", "warmup_steps"}
     assert small.optim.model_dump(exclude=changed) == whole.optim.model_dump(exclude=changed)
     assert (small.data.source, small.data.tokenizer, small.data.dataset) == ("stdlib", "bpe", None)
+    assert small.data.stages == whole.data.stages
+    assert small.data.mixture.keys() == whole.data.mixture.keys()
+    assert all(source.source == "stdlib" for source in small.data.mixture.values())
+
+
+def test_the_stages_are_those_of_section_3() -> None:
+    """§3: from web text alone, with mathematics and code mixed in later; in the last phase 14 % mathematics."""
+    config = resolve("smollm2-stages").config
+    first, *_, last = config.data.stages
+    assert len(config.data.stages) == 4
+    assert first.weights == {"web": 1.0}
+    assert last.weights["maths"] / sum(last.weights.values()) == pytest.approx(0.14)
+    assert [s.dataset for s in config.data.sources.values()] == [
+        "HuggingFaceFW/fineweb-edu",
+        "HuggingFaceTB/finemath",
+        "HuggingFaceTB/stack-edu",
+    ]
 
 
 @pytest.mark.parametrize("preset", preset_names())

@@ -86,7 +86,7 @@ def test_attention_dropout_reaches_the_kernel_in_training_alone(config: LMConfig
     seen: list[float] = []
 
     def spy(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda q, k, v, p: (seen.append(p), inner(q, k, v, p))[1]
+        return lambda q, k, v, p, packed: (seen.append(p), inner(q, k, v, p, packed))[1]
 
     for block in model.blocks:
         block.attention.attend = spy(block.attention.attend)

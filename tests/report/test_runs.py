@@ -26,6 +26,8 @@ SUMMARY = RunSummary(
     parameters=88_368_000,
     train_s=321.06,
     tokens_per_s=17_654.4,
+    data_wait_frac=0.001,
+    epochs={"data": 0.5},
     optimizer=(
         OptimizerPart("muon", parameters=45_675_264, ms=1234.56, flops=204_580_700_472),
         OptimizerPart("adamw", parameters=47_000_000, ms=23.45, flops=0),

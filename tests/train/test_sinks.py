@@ -21,6 +21,7 @@ def make_step(step: int = 3, loss: float = 2.5, skipped: bool = False, nan_count
         grad_norm=0.7,
         tokens=4000,
         step_ms=500.0,
+        data_ms=0.5,
         skipped=skipped,
         nan_count=nan_count,
     )

@@ -46,6 +46,7 @@ STEP = StepRecord(
     grad_norm=0.75,
     tokens=4000,
     step_ms=500.0,
+    data_ms=0.5,
     skipped=False,
     nan_count=0,
 )
