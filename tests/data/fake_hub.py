@@ -1,4 +1,4 @@
-"""A Hugging Face hub on this machine, as far as `datasets` asks one: repositories of datasets, and blobs beside them."""
+"""A Hugging Face hub on this machine, as far as `datasets` asks one: repositories of datasets, and blobs."""
 
 import gzip
 import hashlib
@@ -35,6 +35,7 @@ class FakeHub:
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.old: dict[str, Repo] = {}
+        self.next: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.failures: dict[str, list[int]] = {}
         self.asked: Counter[str] = Counter()
@@ -46,6 +47,11 @@ class FakeHub:
     def put(self, name: str, repo: Repo) -> Repo:
         """A new commit of a repository; the old ones stay readable by their commits."""
         self.repos[name] = self.old[f"{name}@{repo.commit}"] = repo
+        return repo
+
+    def put_next(self, name: str, repo: Repo) -> Repo:
+        """The commit that the repository is at once somebody posts to ``/advance/NAME``."""
+        self.next[name] = repo
         return repo
 
     def put_blob(self, name: str, text: bytes) -> None:
@@ -107,10 +113,15 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         parts = unquote(urlparse(self.path).path).strip("/").split("/")
+        if parts[0] == "advance":
+            name = "/".join(parts[1:])
+            self.fake.put(name, self.fake.next[name])
+            return self._json({})
         repo = self._repo("/".join(parts[2:4]), parts[5])
         if repo is not None:
             tree = {entry["path"]: entry for entry in _tree(repo)}
             self._json([tree[path] for path in parse_qs(body)["paths"] if path in tree])
+        return None
 
     def _repo(self, name: str, revision: str) -> Repo | None:
         """The repository at that revision; where there is none, the error is sent."""
@@ -126,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _api(self, name: str, rest: list[str], query: dict[str, list[str]]) -> None:
         repo = self._repo(name, rest[1] if len(rest) > 1 else "main")
         if repo is None:
-            return
+            return None
         if rest[:1] == ["tree"]:
             folder = "/".join(rest[2:])
             recursive = query.get("recursive", ["false"])[0].lower() in ("1", "true")
