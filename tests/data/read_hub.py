@@ -21,9 +21,12 @@ def answer(source: dict[str, Any], post: str | None = None, **kwargs: Any) -> di
     return read(source, **kwargs)
 
 
-def read(source: dict[str, Any], skip: int = 0, take: int | None = None, *, fails: bool = False) -> dict[str, Any]:
+def read(
+    source: dict[str, Any], skip: int = 0, take: int | None = None, *, fails: bool = False, twice: bool = False
+) -> dict[str, Any]:
     """The documents of one `HubDataset`, what is said of them, and how that ends."""
     bad: list[str] = []
+    bad_once: list[DataError] = []
 
     def on_bad(error: DataError) -> None:
         if fails:
@@ -34,6 +37,8 @@ def read(source: dict[str, Any], skip: int = 0, take: int | None = None, *, fail
     found: dict[str, Any] = {"documents": [], "bad": bad, "rows": [], "error": None}
     try:
         dataset = HubDataset(SourceConfig(source="hub", **source))
+        if twice:
+            list(dataset.read(bad_once.append, skip=1))
         for document in islice(dataset.read(on_bad, skip=skip), take):
             found["documents"].append([document.text, document.id])
             found["rows"].append(dataset.n_rows_read)
@@ -47,6 +52,7 @@ def read(source: dict[str, Any], skip: int = 0, take: int | None = None, *, fail
 
 def main() -> None:
     """Read the jobs and write their answers, each a JSON list."""
+    assert not {"datasets", "huggingface_hub", "pyarrow"} & sys.modules.keys()  # imported where they are used
     told = json.load(sys.stdin)
     if "content_url" in told:
         software_heritage.CONTENT_URL = told["content_url"]

@@ -178,13 +178,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def online_jobs(url: str, commit: str) -> dict[str, Any]:
     pinned = {"source": {**WEB, "dataset": f"org/web@{commit}"}}
     return {
-        "stream": {"source": STREAM},
+        "stream": {"source": STREAM, "twice": True},
+        "stream, cut short": {"source": STREAM, "take": 2},
         "stream behind 5": {"source": STREAM, "skip": 5},
         "stream behind all": {"source": STREAM, "skip": 99},
         "download": {"source": WEB},
         "download behind 5": {"source": WEB, "skip": 5},
         "download behind all": {"source": WEB, "skip": 99},
         "stream of what is downloaded": {"source": STREAM},
+        "download, cut short": {"source": WEB, "take": 2},
         "other split": {"source": {**WEB, "dataset_split": "test"}},
         "other configuration": {"source": {**STREAM, "dataset_config": "de"}},
         "no configuration": {"source": {"dataset": "org/web"}},
@@ -193,7 +195,7 @@ def online_jobs(url: str, commit: str) -> dict[str, Any]:
         "wrong revision": {"source": {**WEB, "dataset": "org/web@nothing"}},
         "next commit": {"source": WEB, "post": f"{url}/advance/org/web"},
         "pinned": pinned,
-        "lines": {"source": JSONL},
+        "lines": {"source": JSONL, "twice": True},
         "lines, streamed": {"source": {**JSONL, "streaming": True}},
         "lines, failing": {"source": JSONL, "fails": True},
         "no column": {"source": {**JSONL, "text_field": "text"}},
@@ -212,6 +214,7 @@ def online_jobs(url: str, commit: str) -> dict[str, Any]:
         "unknown": {"source": {"dataset": "org/nothing"}},
         "no name": {"source": {"dataset": "../my/texts"}},
         "code": {"source": CODE},
+        "code, cut short": {"source": CODE, "take": 2},
         "code, streamed behind 3": {"source": {**CODE, "streaming": True}, "skip": 3},
         "blobs of a failing archive": {"source": {"dataset": "org/slow"}},
     }
@@ -252,6 +255,12 @@ def test_skip_leaves_out_that_many_rows(online: dict[str, Answer]) -> None:
         assert online[f"{name} behind 5"]["rows"] == list(range(6, 13))
         assert online[f"{name} behind all"]["documents"] == []
         assert online[f"{name} behind all"]["error"] is None
+
+
+def test_reading_can_stop_at_any_document(online: dict[str, Answer]) -> None:
+    for name in ("stream", "download", "code"):
+        assert online[f"{name}, cut short"]["documents"] == online[name]["documents"][:2]
+        assert online[f"{name}, cut short"]["error"] is None
 
 
 def test_the_identity_tells_commit_configuration_split_and_field(world: World) -> None:
