@@ -12,7 +12,7 @@ from typing import Any
 from colakit.config.schema import SourceConfig
 from colakit.data import software_heritage
 from colakit.data.document import Document, OnBad
-from colakit.data.hub_find import Source, explain, explained, find, listed, splits
+from colakit.data.hub_find import BUGS, Source, explain, explained, find, listed, splits
 from colakit.errors import DataError
 
 _ROWS = 1000
@@ -100,7 +100,9 @@ class HubDataset:
                 source.builder.download_and_prepare()
             rows = source.builder.as_dataset(split)
             columns = self._needed(rows.column_names)
-            rows = rows.select_columns(columns).select(range(min(skip, len(rows)), len(rows)))
+            if skip >= len(rows):
+                return iter(()), columns
+            rows = rows.select_columns(columns).select(range(skip, len(rows)))
         return rows.with_format("arrow").iter(_ROWS), columns
 
     def _open_stream(self) -> tuple[Any, Sequence[str]]:  # Any: datasets has no types
@@ -182,6 +184,8 @@ def _explained_tables(name: str, tables: Iterator[Any]) -> Iterator[Any]:
             table = next(tables)
         except StopIteration:
             return
+        except BUGS:
+            raise
         except Exception as error:
             raise explain(name, error) from error
         yield table

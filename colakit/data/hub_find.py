@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 _ANSWER_S = 8.0
 """How long the hub may take to say which commit a dataset is at: no longer, since there may be no network at all."""
+BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
+"""Errors that no dataset and no network is to blame for."""
 _INSTEAD = (
     "Use --data PATH for text of your own, or --set data.source=stdlib (with --set data.tokenizer=bpe where there is "
     "no network)"
@@ -34,13 +36,15 @@ class Source:
 def find(name: str, asked: str, config_name: str | None) -> Source:
     """The dataset at the commit the hub names; where it names none, at the newest one that the cache holds."""
     try:
-        with explained(name):
-            revision = _ask_hub(name, asked)
-    except DataError as error:
+        revision = _ask_hub(name, asked)
+    except BUGS:
+        raise
+    except Exception as error:
         source = _find_cached(name, asked, config_name)
         if source is None:
             raise
-        logger.warning("%s Reading revision %s of it from the cache.", error, source.revision)
+        found = f"Reading revision {source.revision} from the cache."
+        logger.warning("The Hugging Face hub does not give out the dataset %s (%s). %s", name, _reason(error), found)
         return source
     builder = _hub_builder(name, revision, config_name)
     return Source(revision, builder, (Path(builder.cache_dir) / "dataset_info.json").is_file())
@@ -60,7 +64,7 @@ def _ask_hub(name: str, asked: str) -> str:
     except EntryNotFoundError:  # a dataset without a README
         commit = HfApi().dataset_info(name, revision=asked or None, timeout=_ANSWER_S).sha
     if commit is None:
-        raise DataError(f"the Hugging Face hub does not tell the commit of the dataset {name}. Is HF_ENDPOINT right?")
+        raise ConnectionError("it does not tell the commit; HF_ENDPOINT may be wrong")
     return commit
 
 
@@ -78,9 +82,8 @@ def _hub_builder(name: str, revision: str, config_name: str | None) -> Any:  # A
         if not HfApi().file_exists(name, script, repo_type="dataset", revision=revision):
             raise
         raise DataError(
-            f"the dataset {name} is made by a script ({script}), which the datasets library runs no more. Name a "
-            "revision with data files, if it has one, with --set data.dataset="
-            f"{name}@refs/convert/parquet; or use another dataset."
+            f"the dataset {name} is made by a script ({script}), which the datasets library does not run. Use another "
+            "dataset, or give its text, as .parquet or .jsonl files, with --data PATH."
         ) from error
     if builder.hash != revision:  # datasets took whatever its cache holds, since the hub stopped answering
         raise ConnectionError("the hub stopped answering")
@@ -94,10 +97,8 @@ def _config_error(name: str, revision: str, config_name: str | None) -> DataErro
     names = get_dataset_config_names(f"hf://datasets/{name}", revision=revision)
     if config_name in names or (config_name is None and len(names) == 1):
         return None
-    fault = "has several configurations" if config_name is None else f"has no configuration {config_name!r}"
-    return DataError(
-        f"the dataset {name} {fault}: {listed(names)}. Name one with --set data.dataset_config={names[0]}."
-    )
+    fault = "has several configurations: " if config_name is None else f"has no configuration {config_name!r}, but "
+    return DataError(f"the dataset {name} {fault}{listed(names)}. Name one with --set data.dataset_config={names[0]}.")
 
 
 def _find_cached(name: str, asked: str, config_name: str | None) -> Source | None:
@@ -140,34 +141,44 @@ def explained(name: str) -> Iterator[None]:
     try:
         with _quiet():
             yield
-    except DataError:
+    except (DataError, *BUGS):
         raise
-    except Exception as error:  # of datasets, the hub's client, and the HTTP client below, which has changed over time
+    # Of datasets, of the hub's client, and of the HTTP client below, which has changed between its versions.
+    except Exception as error:
         raise explain(name, error) from error
 
 
 def explain(name: str, error: BaseException) -> DataError:
-    from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError
+    from datasets import data_files, exceptions
+    from datasets.table import CastError
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     log_in = "log in with `hf auth login` or HF_TOKEN"
+    gated = f"is gated. Accept its terms at https://huggingface.co/datasets/{name}, then {log_in}."
+    no_files = "holds no data files that the datasets library reads. Name another dataset."
     messages: tuple[tuple[type[Exception], str], ...] = (
         (HFValidationError, "has no dataset's name, which is NAME or OWNER/NAME. Use --data PATH for local files."),
-        (GatedRepoError, f"is gated. Accept its terms at https://huggingface.co/datasets/{name}, then {log_in}."),
+        (GatedRepoError, gated),
+        (exceptions.DatasetNotFoundError, gated),  # of a repository that was found a moment ago
         (RepositoryNotFoundError, f"is not on the Hugging Face hub, or is private. Check the name, or {log_in}."),
         (RevisionNotFoundError, "has no such revision. Name another, or none, with --set data.dataset=NAME@REVISION."),
-        (DataFilesNotFoundError, "holds no data files that the datasets library reads. Name another dataset."),
+        (exceptions.DataFilesNotFoundError, no_files),
+        (data_files.EmptyDatasetError, no_files),
+        (
+            CastError,
+            "holds files with different columns, which cannot be prepared. Read it with --set data.streaming=true, "
+            "which takes the text alone.",
+        ),
     )
-    causes = list(_causes(error))
     for kind, message in messages:
-        if any(isinstance(cause, kind) for cause in causes):
+        if any(isinstance(cause, kind) for cause in _causes(error)):
             return DataError(f"the dataset {name} {message}")
-    reason = (str(causes[-1]).strip().splitlines() or [type(causes[-1]).__name__])[0].rstrip(".")
-    if isinstance(error, DatasetGenerationError | ValueError):
+    reason = _reason(error)
+    if isinstance(error, exceptions.DatasetGenerationError | ValueError):
         return DataError(f"the dataset {name} holds data that cannot be read ({reason}). {_INSTEAD}.")
     return DataError(
-        f"the dataset {name} cannot be had from the Hugging Face hub ({reason}), and the cache holds no prepared copy "
-        f"of it. {_INSTEAD}; or set HF_DATASETS_CACHE (by default $HF_HOME/datasets) to a cache that holds it."
+        f"the dataset {name} cannot be had from the Hugging Face hub ({reason}). {_INSTEAD}; or set "
+        "HF_DATASETS_CACHE (by default $HF_HOME/datasets) to a cache that an earlier run has read it into."
     )
 
 
@@ -175,6 +186,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
+
+
+def _reason(error: BaseException) -> str:
+    first = list(_causes(error))[-1]
+    return (str(first).strip().splitlines() or [type(first).__name__])[0].rstrip(".")
 
 
 @contextmanager

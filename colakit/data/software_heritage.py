@@ -118,7 +118,7 @@ def _get(url: str) -> bytes | DataError:
         response = get_session().get(url, timeout=_TIMEOUT_S)
         status, content, is_unpacked = response.status_code, response.content, "content-encoding" in response.headers
     except Exception as error:
-        raise _TryAgainError((str(error).splitlines() or [""])[0] or type(error).__name__) from error
+        raise _TryAgainError((str(error).splitlines() or [type(error).__name__])[0].rstrip(".")) from error
     if status == 429 or status >= 500:
         raise _TryAgainError(f"HTTP status {status}")
     if status != 200:

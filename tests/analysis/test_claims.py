@@ -62,7 +62,7 @@ def test_the_row_is_the_one_the_preset_names(preset: str) -> None:
 def test_a_parameter_count_is_near_the_printed_one_or_contradicted(preset: str) -> None:
     printed = claim(preset, "parameters")
     if printed is None:
-        assert preset in {"cola-m", "cola-fan-atf"}
+        assert preset in {"cola-m", "cola-fan-atf", "smollm2-stages"}
         return
     deviation = abs(total_params(resolve(preset).config.model) / 1e6 / printed.value - 1)
     assert (deviation > 0.03) == (contradiction_of(printed) is not None)

@@ -71,7 +71,7 @@ def test_presets_lists_every_preset(colakit: Run) -> None:
 def test_presets_json(colakit: Run) -> None:
     presets = one_object(colakit("presets", "--json").out)["presets"]
     assert [p["name"] for p in presets] == preset_names()
-    assert presets[-1] == {
+    assert presets[-2] == {
         "name": "refined-tied",
         "paper_row": "§6.2, tied",
         "summary": "refined, with tied embeddings",

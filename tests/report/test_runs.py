@@ -92,6 +92,8 @@ def test_summary_has_every_figure_with_its_unit(shown) -> None:  # type: ignore[
         "accuracy  0.346",
         "tokens seen  5,678,901",
         "time  321.1 s (17,654 tokens/s in training steps)",
+        "data wait  0.10 % of the steps' time",
+        "epochs  0.5",
         "optimizer  Muon 1234.6 ms (205 GFLOP), AdamW 23.4 ms a step",
         "data  0123abcd",
     ]

@@ -130,6 +130,7 @@ def test_tensorboard_has_every_scalar(corpus: Path, tmp_path: Path) -> None:
             for n in ("loss", "accuracy", "perplexity", "bits_per_byte", "lr", "grad_norm", "it_per_s", "tokens_per_s")
         ),
         "train/nan_count",
+        "train/data_ms",
         *(f"val/{n}" for n in ("loss", "accuracy", "perplexity", "bits_per_byte")),
     }
     losses = events.Scalars("train/loss")

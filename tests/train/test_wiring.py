@@ -21,6 +21,7 @@ from colakit.build import Machine, build_model, build_optimizer
 from colakit.config.load import resolve
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch, TrainLoader, held_out_batches
+from colakit.data.mixture import Schedule
 from colakit.errors import ColakitError, DataError, RunError
 from colakit.evaluate.generate import generate
 from colakit.evaluate.loss import gzip_bits_per_byte
@@ -122,7 +123,8 @@ def real_tokens(batches: Sequence[Batch]) -> int:
 
 
 def test_each_step_trains_with_dropout_on_its_own_micro_batches(run: Run) -> None:
-    loader = TrainLoader(run.trainer.data.train, batch_size=4, seed=3)
+    only = Schedule(["data"], [{"data": 1.0}], [], seed=3)
+    loader = TrainLoader(run.trainer.data.train, only, batch_size=4, seed=3)
     assert list(run.watch.trained) == list(range(6))
     for step, seen in run.watch.trained.items():
         assert are_inputs_of(seen, loader.micro_batches(step, 2)), step
@@ -280,7 +282,7 @@ def test_tensorboard_gets_every_figure_under_its_name_and_step(tmp_path: Path) -
         return {tag: e.value for tag in events.Tags()["scalars"] for e in events.Scalars(tag) if e.step == step}
 
     figures = {"loss": 2.5, "accuracy": 0.25, "perplexity": 12.182494, "lr": 1e-3, "grad_norm": 0.75, "nan_count": 2}
-    figures |= {"bits_per_byte": 3.0, "it_per_s": 2.0, "tokens_per_s": 8000.0}
+    figures |= {"bits_per_byte": 3.0, "data_ms": 0.5, "it_per_s": 2.0, "tokens_per_s": 8000.0}
     train = {f"train/{name}": value for name, value in figures.items()}
     held_out = {"val/loss": 2.25, "val/accuracy": 0.5, "val/perplexity": 9.5}
     assert at(3) == pytest.approx(train)
