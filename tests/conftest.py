@@ -11,6 +11,8 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     # Read when torch is first imported, here and in the processes that tests start.
     os.environ["OMP_NUM_THREADS"] = "1"
+    # What asks the hub shall ask the one of its test, or none.
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,6 +26,7 @@ KINDS = {
     "cola-fan-atf": "atf",
     "refined": "fan",
     "refined-tied": "fan-tied",
+    "smollm2-stages": "fan",
 }
 
 

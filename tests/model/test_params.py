@@ -46,6 +46,7 @@ COMPONENTS = {  # embedding, qkv with FAN layer, o, mlp, head
     "refined-tied": (SMOLLM2 * D, FAN_QKV, COLA_O, COLA_MLP, 0),
 }
 SAME = {
+    "smollm2-stages": "cola-fan",
     "cola-smollm2-muon": "cola-smollm2",
     "cola-m": "cola-smollm2",
     "cola-fan-muon": "cola-fan",

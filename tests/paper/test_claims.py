@@ -10,7 +10,6 @@ import typer
 from colakit.cli.app import app
 from colakit.config.load import resolve
 from colakit.config.presets import preset_names
-from colakit.errors import DataError
 from colakit.paper import methods
 from colakit.paper.claim import CAPTION, number, words
 from colakit.paper.claims import CLAIMS, PARTS, TABLE_6, AnyClaim, Claim, FormulaClaim, claim

@@ -20,7 +20,15 @@ from colakit.train.sinks import JsonlSink
 from colakit.train.trainer import Trainer
 
 SIZES = {
-    "model": {"d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 4, "d_ff": 48, "vocab_size": 300, "seq_len": 16},
+    "model": {
+        "d_model": 32,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 4,
+        "d_ff": 48,
+        "vocab_size": 300,
+        "seq_len": 16,
+    },
     "train": {"max_steps": 8, "batch_size": 5, "eval_every": 4, "eval_tokens": 400, "sample_tokens": 3},
     "optim": {"warmup_steps": 1},
 }
@@ -72,9 +80,7 @@ def fit(config: RunConfig, out: Path) -> tuple[Trainer, RunSummary]:
     return trainer, trainer.fit()
 
 
-def test_a_run_goes_through_its_stages(
-    mixture: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_goes_through_its_stages(mixture: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "colakit")
     trainer, summary = fit(mixture, tmp_path / "run")
     sources = [block.source for step in range(8) for block in trainer.loader.blocks_of(step)]
