@@ -96,8 +96,7 @@ class HubDataset:
             rows, columns = self._open_stream()
             rows = rows.skip(skip)
         else:
-            if not source.is_prepared:
-                source.builder.download_and_prepare()
+            source.builder.download_and_prepare()  # once: what is there is left as it is
             rows = source.builder.as_dataset(split)
             columns = self._needed(rows.column_names)
             if skip >= len(rows):

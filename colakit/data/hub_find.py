@@ -14,7 +14,7 @@ from colakit.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-_ANSWER_S = 8.0
+_ANSWER_S = 5.0
 """How long the hub may take to say which commit a dataset is at: no longer, since there may be no network at all."""
 BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
 """Errors that no dataset and no network is to blame for."""

@@ -101,6 +101,7 @@ def fill(hub: FakeHub) -> None:
         ),
     )
     hub.put("org/wide", Repo({"a.parquet": without_column(parquet(web_texts(0, 5)), "junk")}))
+    hub.put("org/once", Repo({"once.parquet": parquet(web_texts(0, 5))}))
     hub.put("org/broken", Repo({"a.parquet": parquet({"text": not_utf8(), "n": [1, 2, 3]})}))
     hub.put("org/torn", Repo({"a.parquet": parquet(web_texts(0, 5))[:-30]}))
     hub.put("org/script", Repo({"README.md": b"", "script.py": b"import datasets"}))
@@ -202,6 +203,9 @@ def online_jobs(url: str, commit: str) -> dict[str, Any]:
         "no column, streamed": {"source": {"dataset": "org/Lines", "streaming": True}},
         "column of numbers": {"source": {**JSONL, "text_field": "id"}},
         "two columns of many": {"source": {"dataset": "org/wide", "streaming": True}},
+        "once": {"source": {"dataset": "org/once"}},
+        "once more": {"source": {"dataset": "org/once"}},
+        "once more, streamed": {"source": {"dataset": "org/once", "streaming": True}},
         "not UTF-8": {"source": {"dataset": "org/broken", "streaming": True}},
         "torn": {"source": {"dataset": "org/torn"}},
         "torn, streamed": {"source": {"dataset": "org/torn", "streaming": True}},
@@ -247,6 +251,12 @@ def test_a_stream_and_a_download_hold_the_same_documents_in_the_same_order(onlin
         assert online[name]["rows"] == list(range(1, 13))
         assert online[name]["error"] is None
         assert online[name]["identity"] == online["stream"]["identity"]
+
+
+def test_what_is_in_the_cache_is_not_fetched_again(world: World) -> None:
+    for name in ("once", "once more", "once more, streamed"):
+        assert world.online.answers[name]["documents"] == ALL[:5]
+    assert world.hub.sent["once.parquet"] == len(world.hub.repos["org/once"].files["once.parquet"])
 
 
 def test_skip_leaves_out_that_many_rows(online: dict[str, Answer]) -> None:

@@ -96,6 +96,7 @@ def test_an_error_keeps_its_place(archive: Archive) -> None:
         ("größe".encode(), {"content-encoding": "gzip"}, "UTF-8", "größe"),  # the client has unpacked it
         (gzip.compress(b"a\xffb"), {}, "UTF-8", "a\ufffdb"),
     ],
+    ids=["packed", "unpacked by the client", "not of its encoding"],
 )
 def test_content_is_unpacked_and_decoded(
     archive: Archive, content: bytes, headers: dict[str, str], encoding: str, text: str
@@ -114,6 +115,7 @@ def test_content_is_unpacked_and_decoded(
         (200, gzip.compress(b"text"), "klingon", "cannot be decoded as 'klingon'"),
         (200, gzip.compress(b"\\ud83d"), "raw_unicode_escape", "cannot be decoded as 'raw_unicode_escape'"),
     ],
+    ids=["gone", "refused", "not packed", "cut short", "unknown encoding", "half of a pair"],
 )
 def test_a_blob_that_stays_bad_is_asked_for_once(
     archive: Archive, status: int, content: bytes, encoding: str, said: str
@@ -129,6 +131,7 @@ def test_a_blob_that_stays_bad_is_asked_for_once(
 @pytest.mark.parametrize(
     "answer",
     [ConnectionResetError("reset by peer"), TimeoutError(), SimpleNamespace(status_code=503, content=b"", headers={})],
+    ids=["reset", "timeout", "503"],
 )
 def test_an_archive_that_fails_three_times_ends_the_reading(archive: Archive, answer: object) -> None:
     archive.answers["b"] = answer
