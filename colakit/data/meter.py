@@ -1,5 +1,6 @@
 """How far reading has come, in bytes of the files as they lie on disk."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -16,12 +17,12 @@ class Meter:
 
     @contextmanager
     def reading(self, file: IO[bytes]) -> Iterator[None]:
-        """While `file`, uncompressed or not, is read from its beginning."""
-        self._file = file
+        """While `file`, uncompressed or not, is read from its beginning to its end."""
+        self._file, size = file, os.fstat(file.fileno()).st_size
         try:
             yield
         finally:
-            self._finished, self._file = self.done, None
+            self._finished, self._file = self._finished + size, None
 
     def pass_over(self, n_bytes: int) -> None:
         """Count what is read by other means, or need not be read."""
@@ -30,4 +31,5 @@ class Meter:
     @property
     def done(self) -> int:
         """Bytes read so far."""
-        return self._finished + (0 if self._file is None or self._file.closed else self._file.tell())
+        file = self._file
+        return self._finished + (0 if file is None or file.closed else file.tell())

@@ -131,7 +131,9 @@ def _reader(config: SourceConfig, data: DataConfig, cache: Path) -> Reader:
     if config.source == "stdlib":
         return StandardLibrary()
     if config.source == "files":
-        return Files(config.path or "", config.text_field, data.val_fraction, cache)
+        if not config.path:
+            raise DataError("data.source = 'files' needs data.path. Give --data PATH.")
+        return Files(config.path, config.text_field, data.val_fraction, cache)
     return _Hub(config)
 
 

@@ -8,7 +8,7 @@ import pytest
 from colakit.config.schema import DataConfig
 from colakit.data.corpus import read_stdlib
 from colakit.data.document import Document
-from colakit.data.sources import check_source
+from colakit.data.prepare import check_sources
 from colakit.errors import DataError
 
 
@@ -38,7 +38,7 @@ def test_what_is_not_the_librarys_own_text_is_left_out(documents: list[Document]
 def test_code_tables_are_one_group(documents: list[Document]) -> None:
     tables = [document for document in documents if (document.id or "").startswith("encodings")]
     assert len(tables) > 50
-    assert {document.group for document in tables} == {"encodings"}
+    assert {document.hashes()[0] for document in tables} == {"encodings"}
     assert "encodings#cp1250.py" in {document.id for document in tables}
 
 
@@ -47,7 +47,7 @@ def test_topics_are_one_group(documents: list[Document]) -> None:
     topics = [document for document in documents if (document.id or "").startswith("topics")]
     bodies = [" ".join(document.text.split("\n", 3)[-1].split()) for document in topics]  # without the heading
     assert sum(any(body in other.words for other in topics[:i] + topics[i + 1 :]) for i, body in enumerate(bodies)) > 5
-    assert {document.group for document in topics} == {"topics"}
+    assert {document.hashes()[0] for document in topics} == {"topics"}
 
 
 def test_the_order_is_that_of_paths(documents: list[Document]) -> None:
@@ -60,7 +60,7 @@ def test_the_order_is_that_of_paths(documents: list[Document]) -> None:
 def test_a_python_without_its_source_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path))
     with pytest.raises(DataError, match=r"no Python source .* --data PATH"):
-        check_source(DataConfig())
+        check_sources(DataConfig())
 
 
 def test_undecodable_and_empty_modules_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,20 +5,22 @@ import logging
 import multiprocessing
 import os
 import pwd
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from colakit.config.schema import DataConfig
+from colakit.config.schema import DataConfig, SourceConfig
 from colakit.data import prepare as prepare_module
-from colakit.data.blocks import Blocks
 from colakit.data.cache import cache_root, cached_folder
-from colakit.data.document import Document
+from colakit.data.local import Files
+from colakit.data.packing import Blocks, Packed
 from colakit.data.prepare import PreparedData, check_sources, prepare
-from colakit.data.sources import Documents
 from colakit.data.tokenizer import Tokenizer
 from colakit.errors import ConfigError, DataError
 
@@ -47,6 +49,7 @@ def stream(blocks: Blocks) -> list[int]:
 
 
 def documents_of(data: PreparedData, blocks: Blocks) -> list[str]:
+    """The texts of a stream of blocks."""
     found: list[list[int]] = [[]]
     for token in stream(blocks):
         if token == data.tokenizer.eot_id:
@@ -59,21 +62,23 @@ def documents_of(data: PreparedData, blocks: Blocks) -> list[str]:
 
 def test_the_blocks_hold_every_document_once_in_order(tmp_path: Path) -> None:
     data = run(corpus(tmp_path / "c"))
-    train, held_out = documents_of(data, data.train), documents_of(data, data.held_out)
+    train, held_out = documents_of(data, data.train["data"]), documents_of(data, data.held_out)
     assert sorted(train + held_out) == sorted(texts())
     assert train == [text for text in texts() if text in set(train)]
-    assert (data.documents, data.held_out_documents) == (len(train), len(held_out))
-    assert data.held_out_documents >= 1
-    assert data.text_bytes == sum(len(text.encode()) for text in texts())
-    assert (data.train_tokens, data.held_out_tokens) == (len(stream(data.train)), len(stream(data.held_out)))
+    counts = data.describe()
+    assert (counts["documents"], counts["held_out_documents"]) == (len(train), len(held_out))
+    assert counts["held_out_documents"] >= 1
+    assert counts["text_bytes"] == sum(len(text.encode()) for text in texts())
+    n_tokens = (len(stream(data.train["data"])), len(stream(data.held_out)))
+    assert (counts["train_tokens"], counts["held_out_tokens"]) == n_tokens
     assert held_out[0].startswith(data.prompt_text)
     assert len(data.prompt_text) > 20
     short = corpus(tmp_path / "short", [f"{i}" for i in range(40)])
     assert run(short, seq_len=16).prompt_text in {str(i) for i in range(40)}, "it ends with its document"
-    assert data.train[0].shape == (17,)
-    assert data.train[0].dtype == np.int32
+    assert data.train["data"][0].shape == (17,)
+    assert data.train["data"][0].dtype == np.int32
     with pytest.raises(IndexError):
-        data.train[len(data.train)]
+        data.train["data"][len(data.train["data"])]
     assert json.loads(json.dumps(data.describe()))["fingerprint"] == data.fingerprint
 
 
@@ -98,10 +103,12 @@ def test_a_second_call_neither_trains_nor_tokenises(
     second = run(config)
     assert second.describe() == first.describe()
     assert second.prompt_text == first.prompt_text
-    assert stream(second.train) == stream(first.train)
+    assert stream(second.train["data"]) == stream(first.train["data"])
+    other = run(config, seq_len=17)
+    assert stream(other.train["data"]) == stream(first.train["data"]), "a length costs no tokenising"
     assert not caplog.records
     with pytest.raises(AssertionError, match="the cache was not used"):
-        run(config, seq_len=17)
+        run(config.model_copy(update={"min_words": 1}))
 
 
 def test_work_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -109,10 +116,11 @@ def test_work_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     config = corpus(tmp_path / "c", [f"{i:03} " + "x" * 96 for i in range(20)])
     run(config)
     run(config, seq_len=17)
-    assert [record.getMessage() for record in caplog.records] == [
+    messages = [re.sub(r"in [\d.]+ s", "in N s", record.getMessage()) for record in caplog.records]
+    assert messages == [
         "Preparing data: training a tokenizer of 300 tokens on 20 documents, 2kB of text …",
-        "Preparing data: tokenising 20 documents, 2kB of text …",
-        "Preparing data: tokenising 20 documents, 2kB of text …",
+        f"Preparing data: tokenising {config.path} …",
+        f"Prepared {config.path} in N s.",
     ]
 
 
@@ -138,7 +146,7 @@ def test_held_out_text_does_not_shape_the_tokens(tmp_path: Path, monkeypatch: py
     train_bpe = prepare_module.train_bpe
     monkeypatch.setattr(prepare_module, "train_bpe", lambda it, n: train_bpe(seen.extend(t := list(it)) or t, n))
     data = run(corpus(tmp_path / "c"))
-    assert seen == documents_of(data, data.train)
+    assert seen == documents_of(data, data.train["data"])
     assert set(seen).isdisjoint(documents_of(data, data.held_out))
 
 
@@ -148,9 +156,8 @@ def test_a_held_out_copy_under_another_name_is_not_trained_on(tmp_path: Path) ->
     config = corpus(tmp_path / "c")
     Path(config.path or "").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = run(config)
-    assert data.dropped_documents > 0
-    assert set(documents_of(data, data.train)).isdisjoint(documents_of(data, data.held_out))
-    assert data.describe()["dropped_documents"] == data.dropped_documents
+    assert data.describe()["dropped_documents"] > 0
+    assert set(documents_of(data, data.train["data"])).isdisjoint(documents_of(data, data.held_out))
 
 
 def test_cleaning_shapes_the_blocks_and_their_fingerprint(tmp_path: Path) -> None:
@@ -158,13 +165,12 @@ def test_cleaning_shapes_the_blocks_and_their_fingerprint(tmp_path: Path) -> Non
     config = corpus(tmp_path / "c", [*words, *(f"short {i}" for i in range(5))])
     plain = run(config)
     cleaned = run(config.model_copy(update={"remove_urls": True, "min_words": 3}))
-    assert (plain.short_documents, cleaned.short_documents) == (0, 5)
+    assert [data.describe()["short_documents"] for data in (plain, cleaned)] == [0, 5]
     assert plain.fingerprint != cleaned.fingerprint
-    both = documents_of(cleaned, cleaned.train) + documents_of(cleaned, cleaned.held_out)
+    both = documents_of(cleaned, cleaned.train["data"]) + documents_of(cleaned, cleaned.held_out)
     assert sorted(both) == sorted(f"the {i} quick brown fox at  jumps" for i in range(30))
-    assert cleaned.describe()["short_documents"] == 5
     again = run(config.model_copy(update={"remove_urls": True, "min_words": 3}))
-    assert (again.fingerprint, again.short_documents) == (cleaned.fingerprint, 5)
+    assert again.describe() == cleaned.describe()
 
 
 # --- refusals
@@ -174,23 +180,29 @@ def test_cleaning_shapes_the_blocks_and_their_fingerprint(tmp_path: Path) -> Non
 def test_a_source_that_changes_while_it_is_read_poisons_no_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer_is_cached: bool
 ) -> None:
-    """Between hashing and packing an edited document could change sides, under the old fingerprint and for good."""
+    """Between hashing and tokenising an edited document would get into the cache under the old fingerprint."""
     config = corpus(tmp_path / "c")
+    path = Path(config.path or "")
+    original = path.read_text()
     if tokenizer_is_cached:
-        run(config, seq_len=8)
-    honest, passes = Documents.__iter__, iter(range(99))
-
-    def edited_after_the_first_pass(source: Documents) -> Iterator[Document]:
-        changed = next(passes) > 0
-        for i, document in enumerate(honest(source)):
-            yield Document(document.text + "!") if changed and i == 7 else document
-
-    monkeypatch.setattr(Documents, "__iter__", edited_after_the_first_pass)
-    with pytest.raises(DataError, match="changed while it was being read"):
         run(config)
-    monkeypatch.setattr(Documents, "__iter__", honest)
+        for folder in (cache_root(config) / "tokens").iterdir():
+            shutil.rmtree(folder)
+    honest = Files.read
+
+    def edits(files: Files, *args: Any) -> Iterator[Any]:
+        for i, item in enumerate(honest(files, *args)):
+            if i == 7:
+                path.write_text(original.replace("document 30", "another 30"))
+            yield item
+
+    monkeypatch.setattr(Files, "read", edits)
+    with pytest.raises(DataError, match=r"changed while it was being read\. Wait until it is complete"):
+        run(config)
+    monkeypatch.setattr(Files, "read", honest)
+    path.write_text(original)
     data = run(config)
-    assert sorted(documents_of(data, data.train) + documents_of(data, data.held_out)) == sorted(texts())
+    assert sorted(documents_of(data, data.train["data"]) + documents_of(data, data.held_out)) == sorted(texts())
 
 
 def test_a_model_with_too_few_rows_is_told_how_many_it_needs(tmp_path: Path) -> None:
@@ -212,7 +224,7 @@ def test_a_tiny_file_is_told_what_is_needed(tmp_path: Path) -> None:
         run(config)
     for text in ("".join(f"{i} " for i in range(9000)), "".join(f"line {i} of many\n" for i in range(2000))):
         path.write_text(text[: 32 * 1024 + 1])
-        assert run(config).held_out_documents == 1
+        assert run(config).describe()["held_out_documents"] == 1
 
 
 def test_a_large_and_a_small_file_are_held_out_in_proportion(tmp_path: Path) -> None:
@@ -223,14 +235,15 @@ def test_a_large_and_a_small_file_are_held_out_in_proportion(tmp_path: Path) -> 
         (folder / f"a{name}.txt").write_text("".join(f"{i} words in a line\n" for i in range(4500)))
         (folder / f"b{name}.txt").write_text("".join(f"{i} other lines\n" for i in range(200)))
         data = run(DataConfig(source="files", path=str(folder), cache_dir=str(tmp_path / "cache")))
-        assert data.held_out_tokens < 0.2 * data.train_tokens
+        counts = data.describe()
+        assert counts["held_out_tokens"] < 0.2 * counts["train_tokens"]
 
 
 def test_text_that_does_not_fill_a_sequence_is_refused(tmp_path: Path) -> None:
     config = corpus(tmp_path / "c", ["a", "b", "c"])
     with pytest.raises(DataError, match=r"has 4 tokens, but one sequence takes 5 .*Lower model\.seq_len"):
         run(config, seq_len=4)
-    assert len(run(config, seq_len=3).train) == 1
+    assert len(run(config, seq_len=3).train["data"]) == 1
 
 
 def test_the_check_before_a_run(tmp_path: Path) -> None:
@@ -246,20 +259,19 @@ def test_the_check_before_a_run(tmp_path: Path) -> None:
 # --- the cache
 
 
-def test_a_write_cut_short_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_cut_short_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = corpus(tmp_path / "c")
-    write_blocks = prepare_module.write_blocks
+    save = Tokenizer.save
 
-    def interrupted(path: Path, *args: object) -> None:
-        if path.name == "held_out.arrow":
-            raise KeyboardInterrupt
-        write_blocks(path, *args)  # type: ignore[arg-type]  # passed through
+    def interrupted(tokenizer: Tokenizer, folder: Path) -> None:
+        save(tokenizer, folder)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare_module, "write_blocks", interrupted)
+    monkeypatch.setattr(Tokenizer, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(config)
-    assert list((cache_root(config) / "blocks").iterdir()) == []
-    monkeypatch.setattr(prepare_module, "write_blocks", write_blocks)
+    assert list((cache_root(config) / "tokenizers").iterdir()) == []
+    monkeypatch.setattr(Tokenizer, "save", save)
     assert len(run(config).held_out) > 0
 
 
@@ -311,10 +323,13 @@ def test_a_cache_that_cannot_be_written_or_read_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read or written.*--set data\.cache_dir=PATH"):
         run(config.model_copy(update={"cache_dir": str(tmp_path / "file")}))
     data = run(config)
-    path = cache_root(config) / "blocks" / data.fingerprint / "train.arrow"
-    path.write_bytes(b"nonsense")
-    with pytest.raises(DataError, match=r"train\.arrow is damaged .*Remove .*it will be made anew"):
-        run(config)
+    assert isinstance(data.train["data"], Packed)
+    (path,) = (cache_root(config) / "tokens").glob("*/part-00000.arrow")
+    whole = path.read_bytes()
+    for damaged in (b"nonsense", whole[:-8], b"x" * len(whole)):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"{path.parent} is damaged .*Remove it; it will be made anew"):
+            run(config)
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,3 +368,71 @@ def test_without_a_home_folder_a_place_for_the_cache_is_asked_for(monkeypatch: p
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run(corpus(tmp_path / "c"))
     assert capfd.readouterr() == ("", "")
+
+
+# --- several sources
+
+
+def test_what_one_source_holds_out_no_source_trains_on(tmp_path: Path) -> None:
+    one, other = corpus(tmp_path / "one"), corpus(tmp_path / "other", [*texts(), *(f"extra {i}" for i in range(40))])
+    sources = {name: SourceConfig(source="files", path=c.path) for name, c in (("one", one), ("other", other))}
+    config = one.model_copy(update={"path": None, "source": "stdlib", "sources": sources})
+    data = run(config)
+    held_out = set(documents_of(data, data.held_out))
+    assert held_out
+    for blocks in data.train.values():
+        assert held_out.isdisjoint(documents_of(data, blocks))
+    counts = data.describe()
+    assert counts["sources"]["other"]["documents"] + counts["sources"]["other"]["held_out_documents"] == 80
+    assert counts["documents"] + counts["held_out_documents"] + counts["dropped_documents"] == 120
+    assert run(config.model_copy(update={"sources": dict(reversed(sources.items()))})).fingerprint != data.fingerprint
+
+
+def test_parts_of_a_corpus_are_disjoint_and_all_of_it(tmp_path: Path) -> None:
+    config = corpus(tmp_path / "c")
+    seen: list[str] = []
+    for i in (1, 2, 3):
+        data = run(config.model_copy(update={"part": f"{i}/3"}))
+        seen += documents_of(data, data.train["data"]) + documents_of(data, data.held_out)
+    assert sorted(seen) == sorted(texts())
+
+
+def test_no_more_text_is_read_than_asked_for(tmp_path: Path) -> None:
+    config = corpus(tmp_path / "c")
+    counts = run(config.model_copy(update={"max_mb": 0.005})).describe()
+    assert 5000 <= counts["text_bytes"] < 5000 + max(len(text.encode()) for text in texts())
+
+
+def test_bad_records_are_counted_and_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = corpus(tmp_path / "c")
+    path = Path(config.path or "")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], b"{broken\n", *lines[3:9], b'{"text": "\xff"}\n', *lines[9:]]))
+    with pytest.raises(DataError, match=r"a\.jsonl, line 4: not valid JSON"):
+        run(config)
+    skipping = config.model_copy(update={"on_bad_record": "skip"})
+    for _ in range(2):  # the second time from the cache
+        data = run(skipping)
+        assert data.describe()["bad_records"] == 2
+        first, second = data.sources[0].store.bad
+        assert "line 4: not valid JSON" in first
+        assert "line 11: byte 0xff is not UTF-8" in second
+        assert sorted(documents_of(data, data.train["data"]) + documents_of(data, data.held_out)) == sorted(texts())
+        assert f"{path}: 2 bad records left out, the first: {first}" in caplog.text
+    path.write_bytes(b"{broken\n" * 3)
+    with pytest.raises(DataError, match=r"holds no record that can be read; the first of 3: .*line 1: not valid JSON"):
+        run(skipping)
+
+
+def test_padded_blocks_are_one_document_each(tmp_path: Path) -> None:
+    data = run(corpus(tmp_path / "c").model_copy(update={"packing": "pad"}), seq_len=200)
+    eot = data.tokenizer.eot_id
+    blocks = data.train["data"]
+    found = []
+    for i in range(len(blocks)):
+        block = blocks[i]
+        assert block[0] == eot
+        found.append(data.tokenizer.decode([int(t) for t in block[1:] if t not in (eot, -1)]))
+    assert all(any(text.startswith(start) for text in texts()) for start in found)
+    assert len(found) == data.describe()["documents"]
+    assert data.isolate_eot is None

@@ -11,16 +11,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colakit.config.schema import DataConfig
+from colakit.data.cache import cache_root
+from colakit.data.document import Document
 from colakit.data.lines import MAX_CHUNK_BYTES, MAX_LINE_CHARS, MIN_CHUNK_BYTES, _chunks, _pieces
-from colakit.data.sources import Document, Documents, check_source
+from colakit.data.prepare import check_sources
+from colakit.data.sources import Source, Tally, no_text
 from colakit.errors import DataError
+
+
+def documents(config: DataConfig) -> list[Document]:
+    """What preparing would read of the only source."""
+    (source,) = (Source(name, one, config, cache_root(config)) for name, one in config.mixture.items())
+    tally = Tally()
+    source.check()
+    found = [document for _, document in source.documents(tally)]
+    if not found:
+        raise no_text(source, tally, config)
+    return found
 
 
 def read(path: Path | str) -> list[Document]:
     folder = Path(path).parent
     while not folder.is_dir():
         folder = folder.parent
-    return list(Documents(DataConfig(source="files", path=str(path), cache_dir=str(folder / ".cache"))))
+    return documents(DataConfig(source="files", path=str(path), cache_dir=str(folder / ".cache")))
 
 
 def refusal(path: Path | str) -> str:
@@ -90,7 +104,7 @@ def test_a_txt_file_larger_than_what_is_held_out_is_cut_the_others_are_whole(tmp
         write(tmp_path / "many" / f"{index:03}.txt", PARAGRAPHS * 3)
     many = read(tmp_path / "many")
     assert [document.id for document in many[:3]] == ["000.txt#0", "000.txt#1", "001.txt#0"]
-    assert len({document.group for document in many}) == 200
+    assert len({document.hashes()[0] for document in many}) == 200
 
 
 def test_files_that_differ_behind_a_hash_sign_are_two_groups(tmp_path: Path) -> None:
@@ -100,7 +114,7 @@ def test_files_that_differ_behind_a_hash_sign_are_two_groups(tmp_path: Path) -> 
     write(tmp_path / "large.jsonl", json.dumps({"text": PARAGRAPHS}))
     documents = [document for document in read(tmp_path) if document.id]
     assert [document.text for document in documents] == names
-    assert len({document.group for document in documents}) == 5
+    assert len({document.hashes()[0] for document in documents}) == 5
 
 
 LINES = st.lists(
@@ -247,24 +261,24 @@ def test_bad_parquet(tmp_path: Path) -> None:
     assert "row 1: 'text' is null" in refusal(path)
 
 
-def test_the_hub_is_refused_before_anything_else(tmp_path: Path) -> None:
+def test_a_dataset_out_of_reach_is_one_message(tmp_path: Path) -> None:
     config = DataConfig(source="hub", dataset="HuggingFaceFW/fineweb-edu", cache_dir=str(tmp_path))
-    for call in (check_source, lambda c: next(iter(Documents(c)))):
-        with pytest.raises(DataError) as caught:
-            call(config)
-        for part in ("HuggingFaceFW/fineweb-edu", "--smoke", "--data PATH", "data.source=stdlib", "tokenizer=bpe"):
-            assert part in str(caught.value)
+    check_sources(config.model_copy(update={"tokenizer": "bpe"}))  # asking the hub is left to reading
+    with pytest.raises(DataError) as caught:
+        documents(config)
+    for part in ("HuggingFaceFW/fineweb-edu", "--data PATH", "data.source=stdlib", "tokenizer=bpe", "HF_"):
+        assert part in str(caught.value)
 
 
 def test_the_check_before_a_run_finds_a_missing_path_and_reads_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
-        check_source(DataConfig(source="files", path=str(tmp_path / "a.txt")))
+        check_sources(DataConfig(source="files", path=str(tmp_path / "a.txt")))
     with pytest.raises(DataError, match=r"needs data\.path"):
-        check_source(DataConfig(source="files"))
-    check_source(DataConfig(source="files", path=str(write(tmp_path / "a.jsonl", "broken"))))
+        check_sources(DataConfig(source="files"))
+    check_sources(DataConfig(source="files", path=str(write(tmp_path / "a.jsonl", "broken"))))
 
 
 def test_a_source_of_short_documents_alone_says_so(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"text": "two words"}\n')
     with pytest.raises(DataError, match=r"holds no document of 3 words \(data\.min_words\)"):
-        list(Documents(DataConfig(source="files", path=str(path), min_words=3)))
+        (documents(DataConfig(source="files", path=str(path), min_words=3)))
