@@ -1,9 +1,9 @@
 """Which source each block of a run comes from: a pure function of its number, so that no position is ever lost.
 
 A stage is divided into windows of 1,000 blocks. In each, source j of weight w_j has 1000·w_j blocks, rounded down or
-up; which of them are rounded up changes from window to window (systematic sampling with an irrational step), so that
-over many windows the rests come out too. Inside a window the blocks of a source are spread evenly, each moved at random
-within its share of the window, so that every stretch has nearly the proportions of the whole.
+up; which of them are rounded up changes from window to window (systematic sampling, a golden ratio further each time),
+so that over many windows the rests come out too. Inside a window the blocks of a source are spread evenly, each moved
+at random within its share of the window, so that every stretch has nearly the proportions of the whole.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 WINDOW = 1000
-_STEP = 0.6180339887498949
-"""The golden ratio's fractional part: its multiples fill [0, 1) evenly."""
+_UNIT = 10**9
+"""Shares are counted in billionths of a block: whole numbers, so that no rounding of floats makes or loses a block."""
+
+_STEP = 618_033_989
+"""The golden ratio's fractional part in those: its multiples fill a block evenly."""
 
 
 class Schedule:
@@ -24,7 +27,7 @@ class Schedule:
     ) -> None:
         """`ends[i]` is the number of the block before which stage i ends, counted from the run's first block."""
         self.names = tuple(names)
-        self._quotas = [_quotas([stage.get(name, 0.0) for name in names]) for stage in stages]
+        self._bounds = [_bounds([stage.get(name, 0.0) for name in names]) for stage in stages]
         self._begins = (0, *ends)
         self._seed = seed
         self._held: tuple[tuple[int, int], NDArray[np.int64], NDArray[np.int64]] | None = None
@@ -61,12 +64,8 @@ class Schedule:
 
     def _window_counts(self, stage: int, windows: NDArray[np.int64]) -> NDArray[np.int64]:
         """[W] numbers of windows → [W, sources] blocks of each source in them."""
-        whole, rests = self._quotas[stage]
-        bounds = np.concatenate([[0.0], np.cumsum(rests)])
-        bounds[-1] = round(bounds[-1])  # the quotas of a window sum to 1,000
-        phase = (windows * _STEP) % 1.0
-        steps = np.floor(bounds + phase[:, None]).astype(np.int64)
-        return np.asarray(whole + np.diff(steps, axis=1))
+        phase = windows * _STEP % _UNIT
+        return np.diff((self._bounds[stage] + phase[:, None]) // _UNIT, axis=1)
 
     def _order(self, stage: int, window: int) -> NDArray[np.int64]:
         """[1000] the source of each block of a window."""
@@ -77,9 +76,8 @@ class Schedule:
         return sources[np.argsort((ranks + random.random(WINDOW)) / counts[sources], kind="stable")]
 
 
-def _quotas(weights: Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Blocks of each source in a window: the whole ones, and what is left."""
-    # Rounded, so that 0.29 · 1000 is 290.
-    exact = np.round(WINDOW * np.array(weights) / sum(weights), 9)
-    whole = np.floor(exact)
-    return whole.astype(np.int64), exact - whole
+def _bounds(weights: Sequence[float]) -> NDArray[np.int64]:
+    """[sources + 1] where each source's share of a window begins and ends, in billionths of a block."""
+    # By the largest first: the sum of two large floats may be infinite.
+    shares = np.cumsum(np.array([0.0, *weights]) / max(weights))
+    return np.asarray(np.round(WINDOW * _UNIT * (shares / shares[-1])), dtype=np.int64)
