@@ -60,9 +60,26 @@ class Files:
                 meter.pass_over(file.n_bytes)
                 continue
             first = start[1] if number == start[0] else 0
-            for index, document in enumerate(self._read_file(file, files, on_bad, meter)):
-                if index >= first:
-                    yield (number, index + 1), document
+            for n_read, document in self._read_behind(first, file, files, on_bad, meter):
+                yield (number, n_read), document
+
+    def _read_behind(
+        self, first: int, file: SourceFile, files: list[SourceFile], on_bad: OnBad, meter: Meter
+    ) -> Iterator[tuple[int, Document]]:
+        """The documents of `file` behind its first `first`, and how many have then been read.
+
+        Bad records before those were told of when they were read.
+        """
+        n_read = 0
+
+        def tell(error: DataError) -> None:
+            if n_read >= first:
+                on_bad(error)
+
+        for document in self._read_file(file, files, tell, meter):
+            n_read += 1
+            if n_read > first:
+                yield n_read, document
 
     def _read_file(self, file: SourceFile, files: list[SourceFile], on_bad: OnBad, meter: Meter) -> Iterator[Document]:
         if file.ending == ".txt":
