@@ -98,7 +98,7 @@ def test_a_second_call_neither_trains_nor_tokenises(
         raise AssertionError("the cache was not used")
 
     caplog.set_level(logging.INFO, "colakit")
-    monkeypatch.setattr(Tokenizer, "encode_batch", refuse)
+    monkeypatch.setattr(Tokenizer, "encodings", refuse)
     monkeypatch.setattr(prepare_module, "train_bpe", refuse)
     second = run(config)
     assert second.describe() == first.describe()
