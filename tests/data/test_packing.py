@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from itertools import count, pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
