@@ -11,7 +11,8 @@ from colakit.errors import Problem
 def check(config: RunConfig) -> Iterator[Finding]:
     """Yield the broken rules of ``[data]``."""
     data = config.data
-    yield from _source("data", data, "Give --data PATH, which sets both, or set data.source=files.")
+    if not data.sources:
+        yield from _source("data", data, "Give --data PATH, which sets both, or set data.source=files.")
     for name, source in data.sources.items():
         yield from _source(f"data.sources.{name}", source, 'Add source = "files".')
     streams = [name for name, source in data.mixture.items() if source.streaming]
@@ -31,13 +32,13 @@ def without_effect(config: RunConfig) -> Iterator[tuple[str, bool, str, str]]:
     """Fields of ``[data]``, whether setting one by hand would have no effect, why, and what to do."""
     data, untouched = config.data, DataConfig()
     no_dataset = f"data.source = {data.source!r} reads no Hugging Face dataset"
-    useless = (
+    of_one_source = (
         *((name, data.source != "hub", no_dataset, "add --set data.source=hub") for name in _OF_DATASETS),
         ("text_field", data.source == "stdlib", "the standard library has no records", "add --set data.source=files"),
-        *(
-            (name, bool(data.sources), "data.sources is read instead", "set it there")
-            for name in SourceConfig.model_fields
-        ),
+    )
+    of_several = ((name, True, "data.sources is read instead", "set it there") for name in SourceConfig.model_fields)
+    useless = (
+        *(of_several if data.sources else of_one_source),
         (
             "attend_across_documents",
             data.packing == "pad",

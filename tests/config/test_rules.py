@@ -55,12 +55,23 @@ BROKEN = [
     (["data.path=x"], "data.path", "data.source = 'hub' does not read it", "--data PATH"),
     (["train.batch_size=16777216"], "train.batch_size", "17,179,869,184 tokens, more than 2^32", "at most 4,194,304"),
     (["train.micro_batch_size=5"], "train.micro_batch_size", "batch_size (16) must be divisible", "4, 8"),
+    (["data.part='3/2'"], "data.part", "part i of n, so i is at most n", "1/3 for the first of three"),
+    (["data.streaming=true", "data.tokenizer=bpe"], "data.tokenizer", "as often", "leave data.streaming out"),
+    (["data.stages=[{weights={a=1.0}}]"], "data.stages", "no source is called a", "under [data.sources.NAME]"),
     # contradictions among what was set by hand
     (["optim.warmup_steps=50", "train.max_steps=50"], "optim.warmup_steps", "must end before the run", "Lower it"),
     (["model.linear=dense", "model.rank=8"], "model.rank", "no low-rank layers", "model.linear=cola"),
     (["model.fan_ratio=0.2"], "model.fan_ratio", "no Fourier features", "model.fan=qkv"),
     (["data.source=stdlib", "data.dataset=x"], "data.dataset", "reads no Hugging Face dataset", "data.source=hub"),
     (["data.source=stdlib", "data.dataset_config=x"], "data.dataset_config", "reads no Hugging Face", "source=hub"),
+    (["data.source=stdlib", "data.streaming=true"], "data.streaming", "reads no Hugging Face", "data.source=hub"),
+    (["data.source=stdlib", "data.text_field=x"], "data.text_field", "has no records", "data.source=files"),
+    (
+        ["data.packing=pad", "data.attend_across_documents=false"],
+        "data.attend_across_documents",
+        "one document into a sequence",
+        "data.packing=pack",
+    ),
     (["optim.momentum=0.9"], "optim.momentum", "AdamW has no such momentum", "optim.optimizer=muon"),
     (["optim.nesterov=false"], "optim.nesterov", "AdamW has no such momentum", "optim.optimizer=muon"),
     (["optim.ns_steps=7"], "optim.ns_steps", "does not orthogonalise", "optim.optimizer=muon"),
@@ -115,12 +126,124 @@ ALLOWED = [
     ["model.fan=input", "model.fan_ratio=0.2"],
     ["model.linear=dense", "model.rank=none"],
     ["data.source=stdlib", "data.dataset=none"],
+    ["data.part='3/3'"],
+    ["data.packing=pad"],
+    ["data.packing=pad", "data.attend_across_documents=true"],
+    ["data.attend_across_documents=false"],
+    ["data.streaming=true", "data.tokenizer=gpt2"],
 ]
 
 
 @pytest.mark.parametrize("sets", ALLOWED, ids=",".join)
 def test_what_is_just_inside_a_rule_is_allowed(sets: list[str]) -> None:
     resolve("cola", sets=sets)
+
+
+SOURCES = """
+[data.sources.web]
+source = "files"
+path = "w"
+[data.sources.code]
+source = "hub"
+dataset = "c"
+"""
+WEB, CODE, BOTH = "weights={web=1.0}", "weights={code=1.0}", "weights={web=0.9,code=0.1}"
+LENGTH = ["train.max_steps=10", "train.batch_size=10", "model.seq_len=8"]
+"""100 blocks of 8 tokens."""
+
+
+def stages(*each: str) -> str:
+    return "data.stages=[" + ", ".join(f"{{{stage}}}" for stage in each) + "]"
+
+
+@pytest.mark.parametrize(
+    ("each", "field", "rule", "fix"),
+    [
+        ([WEB], "data.sources", "no stage reads code", "Give it a weight"),
+        ([BOTH, BOTH], "data.stages", "stage 1 of 2 needs either until_tokens or until_frac", "where it ends"),
+        ([f"until_frac=0.5,until_tokens=9,{BOTH}", BOTH], "data.stages", "stage 1 of 2 needs either", "where it ends"),
+        ([f"until_frac=0.5,{BOTH}", BOTH, BOTH], "data.stages", "stage 2 of 3 needs either", "where it ends"),
+        ([f"until_frac=0.5,{BOTH}"], "data.stages", "the last stage lasts to the end", "add a stage behind it"),
+        ([f"until_tokens=9,{BOTH}"], "data.stages", "the last stage lasts to the end", "add a stage behind it"),
+        (
+            [f"until_frac=0.5,{WEB}", f"until_frac=0.4,{BOTH}", CODE],
+            "data.stages",
+            "stage 2 ends before it begins (the stages end at blocks [50, 40])",
+            "in order",
+        ),
+        ([f"until_frac=0.501,{WEB}", f"until_frac=0.5,{BOTH}", CODE], "data.stages", "stage 2 ends before", "in order"),
+        ([f"until_tokens=16,{WEB}", f"until_tokens=15,{BOTH}", CODE], "data.stages", "stage 2 ends before", "in order"),
+        ([f"until_tokens=16,{WEB}", f"until_tokens=16,{BOTH}", CODE], "data.stages", "stage 2 ends before", "in order"),
+        ([f"until_tokens=409,{WEB}", f"until_frac=0.51,{BOTH}", CODE], "data.stages", "blocks [52, 51]", "in order"),
+        ([f"until_frac=0.51,{WEB}", f"until_tokens=400,{BOTH}", CODE], "data.stages", "blocks [51, 50]", "in order"),
+        (["weights={web=0.5,code=0.5,maths=1.0}"], "data.stages", "no source is called maths", "Use web, code."),
+        (["weights={web=1.0,code=0.0}"], "data.stages", "greater than 0", "mixtures"),
+        (["weights={}", BOTH], "data.stages", "at least 1 item", "mixtures"),
+        ([f"until_frac=1.0,{BOTH}", BOTH], "data.stages", "less than 1", "mixtures"),
+        ([f"until_tokens=0,{BOTH}", BOTH], "data.stages", "greater than or equal to 1", "mixtures"),
+    ],
+)
+def test_stages_that_cannot_be_followed(
+    problems_of: ProblemsOf, preset_file: Callable[[str], str], each: list[str], field: str, rule: str, fix: str
+) -> None:
+    found = problems_of(stages(*each), *LENGTH, preset=preset_file(SOURCES))
+    assert found.keys() == {field}
+    assert rule in found[field].rule
+    assert fix in found[field].fix
+
+
+@pytest.mark.parametrize(
+    ("each", "ends"),
+    [
+        ([BOTH], ()),
+        ([f"until_frac=0.5,{WEB}", CODE], (50,)),
+        ([f"until_tokens=409,{WEB}", f"until_frac=0.52,{BOTH}", CODE], (52, 52)),
+        ([f"until_tokens=8,{WEB}", f"until_tokens=9,{BOTH}", CODE], (1, 2)),
+        # Told apart, though in a run as short as this they end in one block.
+        ([f"until_tokens=15,{WEB}", f"until_tokens=16,{BOTH}", CODE], (2, 2)),
+        ([f"until_frac=0.001,{WEB}", f"until_frac=0.002,{BOTH}", CODE], (0, 0)),
+    ],
+)
+def test_stages_that_can_be_followed(preset_file: Callable[[str], str], each: list[str], ends: tuple[int, ...]) -> None:
+    resolved = resolve(preset_file(SOURCES), sets=[stages(*each), *LENGTH])
+    assert resolved.config.stage_ends == ends
+    assert not any("not reached" in note for note in resolved.notes)
+
+
+def test_a_stage_behind_the_end_of_the_run_is_told(preset_file: Callable[[str], str]) -> None:
+    late = [f"until_tokens=799,{WEB}", f"until_tokens=801,{BOTH}", CODE]
+    resolved = resolve(preset_file(SOURCES), sets=[stages(*late), *LENGTH])
+    assert resolved.config.stage_ends == (100, 101)
+    (note,) = [note for note in resolved.notes if "Stage" in note]
+    assert note.startswith("Stage 2 of 3 of the data is not reached: it begins at block 100, and the run ends at block")
+
+
+@pytest.mark.parametrize("item", ["data.path=x", "data.dataset=x", "data.text_field=x", "data.source=files"])
+def test_fields_of_one_source_are_not_for_a_mixture(
+    problems_of: ProblemsOf, preset_file: Callable[[str], str], item: str
+) -> None:
+    """Told once, and never to turn the mixture into something else."""
+    problem = problems_of(item, stages(BOTH), preset=preset_file(SOURCES))[item.partition("=")[0]]
+    assert "data.sources is read instead" in problem.rule
+    assert problem.fix.endswith("or set it there.")
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "rule"),
+    [
+        ('source = "files"', "data.sources.web.path", "data.sources.web.source = 'files' needs it"),
+        ('source = "hub"', "data.sources.web.dataset", "data.sources.web.source = 'hub' needs it"),
+        ('path = "x"', "data.sources.web.path", "data.sources.web.source = 'stdlib' does not read it"),
+        ('part = "2/1"', "data.sources.web.part", "i is at most n"),
+    ],
+)
+def test_a_named_source_is_held_to_the_rules_of_one(
+    problems_of: ProblemsOf, preset_file: Callable[[str], str], text: str, field: str, rule: str
+) -> None:
+    preset = preset_file(f"[data.sources.web]\n{text}\n[[data.stages]]\nweights = {{web = 1.0}}\n")
+    found = problems_of(preset=preset)
+    assert found.keys() == {field}
+    assert rule in found[field].rule
 
 
 def test_a_preset_may_hold_what_a_variant_does_not_use(preset_file: Callable[[str], str]) -> None:

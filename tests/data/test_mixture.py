@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from colakit.build import build_schedule
 from colakit.config.schema import DataConfig, ModelConfig, RunConfig, SourceConfig, StageConfig, TrainConfig
@@ -78,6 +79,21 @@ def test_the_mixture_is_pinned() -> None:
     assert "".join("abc"[schedule.at(block)[0]] for block in range(24)) == "baaaababcaabaacbaaabbaaa"
 
 
+class Blocks:
+    """As many blocks as that, none of which is read."""
+
+    n_targets = 0
+
+    def __init__(self, n_blocks: int) -> None:
+        self._n_blocks = n_blocks
+
+    def __len__(self) -> int:
+        return self._n_blocks
+
+    def __getitem__(self, index: int, /) -> NDArray[np.int32]:
+        raise NotImplementedError
+
+
 def run_config(stages: list[StageConfig], *, seq_len: int, max_steps: int, batch_size: int) -> RunConfig:
     """Each stage reads a source of its own."""
     named = {name: SourceConfig(source="files", path=name) for stage in stages for name in stage.weights}
@@ -93,7 +109,7 @@ def test_a_stage_ends_with_the_block_that_reaches_its_tokens(tokens: int, end: i
     stages = [StageConfig(until_tokens=tokens, weights={"a": 1.0}), StageConfig(weights={"b": 1.0})]
     config = run_config(stages, seq_len=7, max_steps=10, batch_size=5)
     assert config.stage_ends == (end,)
-    loader = TrainLoader({"a": _Blocks(4), "b": _Blocks(9)}, build_schedule(config), batch_size=5, seed=3)
+    loader = TrainLoader({"a": Blocks(4), "b": Blocks(9)}, build_schedule(config), batch_size=5, seed=3)
     sources = [block.source for step in range(10) for block in loader.blocks_of(step)]
     assert sources == ["a"] * end + ["b"] * (50 - end), "in the middle of a batch too"
 
@@ -113,12 +129,3 @@ def test_a_single_source_is_a_mixture_of_one() -> None:
     schedule = build_schedule(config)
     assert schedule.names == ("data",)
     assert [schedule.at(block) for block in (0, 1, 999, 1000, 123_456)] == [(0, n) for n in (0, 1, 999, 1000, 123_456)]
-
-
-class _Blocks(list[None]):
-    """As many blocks as that, none of which is read."""
-
-    n_targets = 0
-
-    def __init__(self, n_blocks: int) -> None:
-        super().__init__([None] * n_blocks)

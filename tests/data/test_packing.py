@@ -40,6 +40,10 @@ def real_targets(blocks: Blocks) -> list[int]:
     return [int(token) for i in range(len(blocks)) for token in blocks[i][1:] if token != PAD]
 
 
+def every(blocks: Blocks) -> list[list[int]]:
+    return [blocks[index].tolist() for index in range(len(blocks))]
+
+
 def check_shape(blocks: Blocks, seq_len: int) -> None:
     """What the loader counts on."""
     found = [blocks[index] for index in range(len(blocks))]
@@ -79,17 +83,17 @@ def test_blocks_are_the_stream(make: Make, parts: list[list[tuple[list[int], boo
 
 
 def test_a_stream_that_fits_is_not_padded(make: Make) -> None:
-    blocks = list(Packed(make([[1, 2, 3, 4], [5]]), np.array([True, True]), 3))  # 1 2 3 4 0 5 0
-    assert [block.tolist() for block in blocks] == [[1, 2, 3, 4], [4, 0, 5, 0]]
-    blocks = list(Packed(make([[1, 2, 3, 4], [5, 6]]), np.array([True, True]), 3))
-    assert [block.tolist() for block in blocks] == [[1, 2, 3, 4], [4, 0, 5, 6], [6, 0, PAD, PAD]]
+    packed = Packed(make([[1, 2, 3, 4], [5]]), np.array([True, True]), 3)  # 1 2 3 4 0 5 0
+    assert every(packed) == [[1, 2, 3, 4], [4, 0, 5, 0]]
+    packed = Packed(make([[1, 2, 3, 4], [5, 6]]), np.array([True, True]), 3)
+    assert every(packed) == [[1, 2, 3, 4], [4, 0, 5, 6], [6, 0, PAD, PAD]]
 
 
 def test_what_is_not_chosen_leaves_no_trace(make: Make) -> None:
     store = make([[1, 2], [3, 4]], [[5], [], [6, 7]])
     chosen = np.array([True, False, True, True, False])
-    assert [block.tolist() for block in Packed(store, chosen, 4)] == [[1, 2, EOT, 5, EOT]]
-    assert [block.tolist() for block in Packed(store, ~chosen, 5)] == [[3, 4, EOT, 6, 7, EOT]]
+    assert every(Packed(store, chosen, 4)) == [[1, 2, EOT, 5, EOT]]
+    assert every(Packed(store, ~chosen, 5)) == [[3, 4, EOT, 6, 7, EOT]]
 
 
 @pytest.mark.parametrize("parts", [[], [[]], [[[]]], [[], [[], []]]])
@@ -133,6 +137,5 @@ def test_joined_is_one_behind_the_other(
     ]
     joined = Joined(parts)
     check_shape(joined, seq_len)
-    expected = [part[index].tolist() for part in parts for index in range(len(part))]
-    assert [joined[index].tolist() for index in range(len(joined))] == expected
+    assert every(joined) == [block for part in parts for block in every(part)]
     assert joined.n_targets == sum(part.n_targets for part in parts)
