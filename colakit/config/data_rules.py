@@ -36,7 +36,10 @@ def without_effect(config: RunConfig) -> Iterator[tuple[str, bool, str, str]]:
         *((name, data.source != "hub", no_dataset, "add --set data.source=hub") for name in _OF_DATASETS),
         ("text_field", data.source == "stdlib", "the standard library has no records", "add --set data.source=files"),
     )
-    of_several = ((name, True, "data.sources is read instead", "set it there") for name in SourceConfig.model_fields)
+    of_several = (
+        (name, True, "data.sources is read instead", "set it in [data.sources.NAME]")
+        for name in SourceConfig.model_fields
+    )
     useless = (
         *(of_several if data.sources else of_one_source),
         (

@@ -12,7 +12,16 @@ Finding = tuple[Problem, tuple[str, ...]]
 def broken(config: RunConfig, is_broken: bool, field: str, rule: str, fix: str, *others: str) -> Iterator[Finding]:
     """The problem of `field` where `is_broken`; `others` are the fields the rule reads besides it."""
     if is_broken:
-        yield Problem(field, value_of(config, field), rule, fix), (field, *others)
+        yield Problem(field, _shown(value_of(config, field)), rule, fix), (field, *others)
+
+
+def _shown(value: object) -> object:
+    """A value as a message has room for it: of named tables their names, of stages their mixtures."""
+    if isinstance(value, dict):
+        return list(value)
+    if isinstance(value, tuple):
+        return [getattr(item, "weights", item) for item in value]
+    return value
 
 
 def value_of(config: RunConfig, field: str) -> object:

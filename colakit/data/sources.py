@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from colakit.config.schema import DataConfig, SourceConfig
+from colakit.config.schema import SINGLE, DataConfig, SourceConfig
 from colakit.data.cleaning import has_words, remove_crawl_markers, remove_urls
 from colakit.data.corpus import StandardLibrary
 from colakit.data.document import Document, OnBad, fail
@@ -79,8 +79,9 @@ class Source:
 
     @property
     def label(self) -> str:
-        """How messages name it: by what it reads."""
-        return self.config.path or self.config.dataset or self.config.source
+        """How messages name it: by what it reads, one of several by its name too."""
+        reads = self.config.path or self.config.dataset or self.config.source
+        return reads if self.name == SINGLE else f"{self.name} ({reads})"
 
     def check(self) -> None:
         """Raise the DataError that reading would begin with, at the price of listing files: nothing is read."""
