@@ -225,7 +225,7 @@ def test_fields_of_one_source_are_not_for_a_mixture(
     """Told once, and never to turn the mixture into something else."""
     problem = problems_of(item, stages(BOTH), preset=preset_file(SOURCES))[item.partition("=")[0]]
     assert "data.sources is read instead" in problem.rule
-    assert problem.fix.endswith("or set it there.")
+    assert problem.fix.endswith("or set it in [data.sources.NAME].")
 
 
 @pytest.mark.parametrize(
