@@ -31,6 +31,8 @@ class Batch:
 
     tokens: torch.Tensor
     targets: torch.Tensor
+    document_starts: torch.Tensor | None = None
+    """Where a document begins, [B, T] bool, for a model that keeps documents apart; None: a row is read as one."""
 
 
 class TrainLoader:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from colakit.build import Machine
 from colakit.data.loader import Batch
 from colakit.loss import IGNORE, loss_sums
+from colakit.model.documents import Documents
 from colakit.model.lm import LM
 from colakit.records import EvalRecord
 from colakit.units import NATS_PER_BIT
@@ -34,8 +35,10 @@ def evaluate(
     lengths = byte_lengths(token_bytes)
     with evaluation_mode(model):
         for batch in batches:
+            starts = batch.document_starts
+            documents = None if starts is None else Documents.of(starts).to(machine.device)
             with machine.autocast():
-                hidden = model.hidden(batch.tokens.to(machine.device))
+                hidden = model.hidden(batch.tokens.to(machine.device), documents)
                 sums = loss_sums(
                     model.head, hidden, batch.targets.to(machine.device), vocab_size=model.config.vocab_size
                 )

@@ -13,6 +13,7 @@ from torch import nn
 from colakit.build import Machine
 from colakit.data.loader import Batch
 from colakit.loss import IGNORE, loss_sums
+from colakit.model.documents import Documents
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer
 
@@ -65,8 +66,10 @@ class TrainStep:
         nll = torch.zeros((), device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
         for batch in micro_batches:
+            starts = batch.document_starts
+            documents = None if starts is None else Documents.of(starts).to(device)
             with self.machine.autocast():
-                hidden = self.model.hidden(batch.tokens.to(device))
+                hidden = self.model.hidden(batch.tokens.to(device), documents)
                 targets = batch.targets.to(device)
                 sums = loss_sums(self.model.head, hidden, targets, vocab_size=self.model.config.vocab_size)
             (sums.nll / tokens).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
