@@ -5,6 +5,7 @@ input's dtype.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -60,12 +61,14 @@ def test_every_preset_computes_what_it_does_on_the_cpu(preset: str) -> None:
 ROWS = ((1, 64, 60, 4, 1), (130,))
 
 
-@pytest.fixture
+@contextmanager
 def no_waiting() -> Iterator[None]:
     """An operation for which the host waits is an error."""
     torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("backend", ["flash", "sdpa"])
@@ -129,16 +132,14 @@ def test_isolated_documents_in_autocast_are_what_they_are_on_the_cpu(dtype: torc
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
-@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_the_host_waits_for_no_document(dtype: torch.dtype) -> None:
-    torch.cuda.set_sync_debug_mode("default")
     model = LM(without_dropout(tiny_config("cola-fan")))
     model.init_weights(0)
     model.cuda()
-    tokens, documents = tiny_tokens(model.config, batch=2), Documents.of(starts_of((1, 5, 3), (9,)))
-    tokens, documents = tokens.cuda(), documents.to("cuda")
-    torch.cuda.set_sync_debug_mode("error")
-    with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
-        out = model.hidden(tokens, documents)
-    out.float().sum().backward()
+    tokens = tiny_tokens(model.config, batch=2).cuda()
+    documents = Documents.of(starts_of((1, 5, 3), (9,))).to("cuda")
+    with no_waiting():
+        with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
+            out = model.hidden(tokens, documents)
+        out.float().sum().backward()
