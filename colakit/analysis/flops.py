@@ -1,7 +1,8 @@
 """Floating point operations of an optimizer step of any configured model, in closed form.
 
 A multiply and an add count as two. Only matrix products are counted, as PyTorch's own counter does: biases, norms,
-activations, rotary positions, the softmax, the embedding's lookup and AdamW's update are not.
+activations, rotary positions, the softmax, the embedding's lookup and AdamW's update are not. Attention is that over
+whole sequences; documents that do not attend to each other (`data.attend_across_documents`) cost at most that.
 """
 
 from collections.abc import Iterator

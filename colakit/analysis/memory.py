@@ -8,6 +8,10 @@ Devices differ. On a CPU an RMSNorm is made of single operations and keeps its n
 mask in the type of its input, and the attention's output is copied for its projection. On CUDA each is one kernel.
 Attention leaves the fused kernels for single operations, which keep n² weights, on a CPU with dropout inside it, and on
 CUDA in float32 with fewer key and value heads than query heads.
+
+Documents that do not attend to each other (`data.attend_across_documents`) add one thing, however many there are:
+cosines and sines for every token of the batch instead of every position of a sequence. Outside the fused kernels they
+keep fewer than n² weights; the ledger does not know their lengths and counts n², those of one that fills its sequence.
 """
 
 from typing import Literal
@@ -37,7 +41,8 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
     muon_state, adamw_state = FLOAT32_BYTES * sizes["muon"], 2 * (weights - FLOAT32_BYTES * sizes["muon"])
     chunked = is_chunked(tokens, model.vocab_size)
     copies = _weight_copies(model, precision, blocks=model.n_layers, head=not chunked)
-    activations, block = _activations(model, precision, tokens, chunked=chunked)
+    isolated = not config.data.attend_across_documents
+    activations, block = _activations(model, precision, tokens, chunked=chunked, isolated=isolated)
     plain = sum(stage.plain_bytes for stage in activations)
     logits = tokens * FLOAT32_BYTES * model.vocab_size
     chunked_logits = min(tokens, tokens_per_chunk(model.vocab_size)) * FLOAT32_BYTES * model.vocab_size
@@ -82,7 +87,7 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
 
 
 def _activations(
-    model: ModelConfig, p: Precision, tokens: int, *, chunked: bool
+    model: ModelConfig, p: Precision, tokens: int, *, chunked: bool, isolated: bool
 ) -> tuple[tuple[StageMemory, ...], int]:
     """By component, without CoLA-M and what it keeps; and what computing a block again holds besides.
 
@@ -91,15 +96,21 @@ def _activations(
     blocks = [_block(model, depth, p) for depth in range(model.n_layers)]
     ends = _ends(model, p, chunked=chunked)
     kept = _kept_by_cola_m(model, p)
+    tables = {stage: _tables(model, p, stage, positions=tokens if isolated else model.seq_len) for stage in STAGES}
+    gathered = {"attention": tokens * FLOAT32_BYTES * model.head_dim} if isolated else {}  # once, for all blocks
     stages = tuple(
         StageMemory(
             stage,
-            plain_bytes=tokens * (sum(b[stage] for b in blocks) + ends[stage]) + _constants(model, p, stage),
-            cola_m_bytes=tokens * (model.n_layers * kept[stage] + ends[stage]) if model.linear == "cola" else None,
+            plain_bytes=tokens * (sum(b[stage] for b in blocks) + ends[stage]) + tables[stage],
+            cola_m_bytes=tokens * (model.n_layers * kept[stage] + ends[stage]) + gathered.get(stage, 0)
+            if model.linear == "cola"
+            else None,
         )
         for stage in STAGES
     )
     again = tokens * (sum(blocks[-1].values()) - sum(kept.values())) + _weight_copies(model, p, blocks=1, head=False)
+    if isolated and p.dtype != "float32":  # copies of the tables
+        again += tables["attention"] // model.n_layers
     return stages, again
 
 
@@ -201,12 +212,12 @@ def _kept_by_cola_m(model: ModelConfig, p: Precision) -> dict[Stage, int]:
     return stages
 
 
-# Bytes that do not grow with the batch.
+# Bytes that do not grow with the batch, but where documents are isolated.
 
 
-def _constants(model: ModelConfig, p: Precision, stage: Stage) -> int:
+def _tables(model: ModelConfig, p: Precision, stage: Stage, *, positions: int) -> int:
     """The rotary tables; in bfloat16 each block's Q and K have copies of their own. The listing's gates."""
-    table = model.seq_len * model.head_dim // 2
+    table = positions * model.head_dim // 2
     if stage == "attention":
         return 2 * FLOAT32_BYTES * table if p.dtype == "float32" else model.n_layers * 4 * p.itemsize * table
     if stage == "down" and model.norm == "listing":

@@ -25,8 +25,8 @@ class Batch:
 
     tokens: torch.Tensor
     targets: torch.Tensor
-    starts: torch.Tensor | None = None
-    """[B, T] bool: where documents begin, if they shall not see each other; else None."""
+    document_starts: torch.Tensor | None = None
+    """Where a document begins, [B, T] bool, for a model that keeps documents apart; None: a row is read as one."""
 
 
 class BlockId(NamedTuple):
@@ -147,5 +147,5 @@ def make_batch(blocks: Sequence[NDArray[np.int32]], isolate_eot: int | None = No
     return Batch(
         tokens=tokens.masked_fill(tokens == PAD, 0).contiguous(),
         targets=targets.masked_fill(targets == PAD, IGNORE).contiguous(),
-        starts=None if isolate_eot is None else tokens == isolate_eot,
+        document_starts=None if isolate_eot is None else tokens == isolate_eot,
     )

@@ -35,8 +35,9 @@ def evaluate(
     lengths = byte_lengths(token_bytes)
     with evaluation_mode(model):
         for batch in batches:
+            starts = batch.document_starts
+            documents = None if starts is None else Documents.of(starts).to(machine.device)
             with machine.autocast():
-                documents = None if batch.starts is None else Documents.of(batch.starts).to(machine.device)
                 hidden = model.hidden(batch.tokens.to(machine.device), documents)
                 sums = loss_sums(
                     model.head, hidden, batch.targets.to(machine.device), vocab_size=model.config.vocab_size

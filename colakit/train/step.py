@@ -66,8 +66,9 @@ class TrainStep:
         nll = torch.zeros((), device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
         for batch in micro_batches:
+            starts = batch.document_starts
+            documents = None if starts is None else Documents.of(starts).to(device)
             with self.machine.autocast():
-                documents = None if batch.starts is None else Documents.of(batch.starts).to(device)
                 hidden = self.model.hidden(batch.tokens.to(device), documents)
                 targets = batch.targets.to(device)
                 sums = loss_sums(self.model.head, hidden, targets, vocab_size=self.model.config.vocab_size)

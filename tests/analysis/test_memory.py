@@ -52,6 +52,18 @@ def test_bfloat16_with_low_rank_layers_and_dropout() -> None:
     assert record.logits == TOKENS * 50 * 4
 
 
+@pytest.mark.parametrize(("dtype", "added"), [("bfloat16", 2 * 4 * 20 * 3 * 2), ("float32", 2 * 20 * 3 * 4)])
+def test_isolated_documents_turn_by_the_angles_of_every_token(dtype: str, added: int) -> None:
+    """Of 30 tokens instead of 10 positions, 3 cosines and sines; in bfloat16 q and k of both blocks have copies."""
+    sets = (f"train.dtype={dtype}", "model.n_kv_heads=4")
+    shared, isolated = ledger("cola", *sets), ledger("cola", *sets, "data.attend_across_documents=false")
+    assert plain(isolated) == plain(shared) | {"attention": plain(shared)["attention"] + added}
+    assert isolated.plain_total == shared.plain_total + added
+    assert isolated.cola_m_activations is not None
+    assert shared.cola_m_activations is not None
+    assert isolated.cola_m_activations == shared.cola_m_activations + 2 * TOKENS * 3 * 4
+
+
 def test_float32_with_shared_key_and_value_heads_keeps_the_weights_of_all_pairs() -> None:
     sets = ("model.qkv_norm=none", "model.norm=pre", "train.dtype=float32")
     shared = plain(ledger("original", *sets))

@@ -143,15 +143,15 @@ def test_targets_are_the_next_tokens_and_padding_does_not_count(blocks: BlocksOf
     assert batch.tokens.dtype == batch.targets.dtype == torch.int64
     assert batch.tokens.is_contiguous()
     assert batch.targets.is_contiguous()
-    assert batch.starts is None
+    assert batch.document_starts is None
 
 
 def test_documents_begin_at_the_end_of_text_before_them() -> None:
     """And never at padding, though it is shown to the model as token 0."""
     rows = [np.array(row, dtype=np.int32) for row in ([3, EOT, 4, EOT, 5], [EOT, 1, EOT, PAD, PAD])]
     batch = make_batch(rows, EOT)
-    assert batch.starts is not None
-    assert batch.starts.tolist() == [[False, True, False, True], [True, False, True, False]]
+    assert batch.document_starts is not None
+    assert batch.document_starts.tolist() == [[False, True, False, True], [True, False, True, False]]
     assert batch.tokens.tolist() == [[3, 0, 4, 0], [0, 1, 0, 0]]
     assert batch.targets.tolist() == [[0, 4, 0, 5], [1, 0, IGNORE, IGNORE]]
 

@@ -53,6 +53,22 @@ def test_metrics_are_sums_divided_once(model: LM) -> None:
     assert record.accuracy == pytest.approx((logits[real].argmax(-1) == targets[real]).double().mean().item())
 
 
+def test_documents_that_a_batch_keeps_apart_are_scored_by_themselves(model: LM) -> None:
+    tokens, targets = (getattr(make_batches()[0], name) for name in ("tokens", "targets"))  # [3, 10]
+    starts = (torch.arange(10) % 5 == 0).expand(3, 10)
+    apart, whole, alone = (
+        evaluate(model, [batch], CPU, TOKEN_BYTES, step=0)
+        for batch in (
+            Batch(tokens, targets, starts),
+            Batch(tokens, targets),
+            Batch(tokens.reshape(6, 5), targets.reshape(6, 5)),
+        )
+    )
+    assert apart.val_loss == pytest.approx(alone.val_loss, rel=1e-6)
+    assert (apart.accuracy, apart.tokens, apart.text_bytes) == (alone.accuracy, alone.tokens, alone.text_bytes)
+    assert abs(whole.val_loss - apart.val_loss) > 1e-4
+
+
 def test_two_evaluations_are_identical_and_the_mode_is_put_back(model: LM) -> None:
     model.train()
     first, second = (evaluate(model, make_batches(), CPU, TOKEN_BYTES, step=0) for _ in range(2))

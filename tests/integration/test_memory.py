@@ -14,21 +14,35 @@ from colakit.config.load import resolve
 from colakit.config.presets import preset_names
 from colakit.config.schema import RunConfig
 from colakit.loss import loss_sums
+from colakit.model.documents import Documents
 from colakit.records import MemoryRecord
 from tests.storages import LiveStorages
 
 SMALL = ("model.n_layers=3", "model.vocab_size=1000", "model.seq_len=48", "train.batch_size=2", "model.remat=none")
 CPU = ("train.device=cpu",)
+ISOLATED = "data.attend_across_documents=false"
 
 
-def saved_by_stage(config: RunConfig, machine: Machine) -> dict[str, int]:
+def documents_of(config: RunConfig, lengths: tuple[int, ...]) -> Documents | None:
+    """Documents of these lengths in every row, and one that fills it; None where documents see each other."""
+    if config.data.attend_across_documents:
+        return None
+    starts = torch.zeros(config.train.batch_size, config.model.seq_len, dtype=torch.bool)
+    starts[:, torch.tensor([0, *lengths]).cumsum(dim=0)] = True
+    return Documents.of(starts)
+
+
+def saved_by_stage(config: RunConfig, machine: Machine, lengths: tuple[int, ...] = ()) -> dict[str, int]:
     """Unique storages that the graph keeps after a forward pass in training mode, parameters excluded.
 
     Each belongs to the innermost module of `OWNERS` that is running when it is first kept, outside all to the head.
+    `lengths` are those of `documents_of`.
     """
     model = build_model(config, machine).train()
     tokens = torch.randint(config.model.vocab_size, (config.train.batch_size, config.model.seq_len))
     tokens, targets = tokens.to(machine.device), tokens.roll(1, dims=1).to(machine.device)
+    documents = documents_of(config, lengths)
+    documents = documents.to(machine.device) if documents is not None else None
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     saved: dict[int, tuple[int, str, Tensor]] = {}
     running = ["head"]
@@ -45,7 +59,7 @@ def saved_by_stage(config: RunConfig, machine: Machine) -> dict[str, int]:
             module.register_forward_pre_hook(lambda *_, stage=stage: running.append(stage))
             module.register_forward_hook(lambda *_: running.pop() and None)
     with saved_tensors_hooks(pack, lambda tensor: tensor), machine.autocast():
-        loss_sums(model.head, model.hidden(tokens), targets, vocab_size=config.model.vocab_size)
+        loss_sums(model.head, model.hidden(tokens, documents), targets, vocab_size=config.model.vocab_size)
     stages = dict.fromkeys(STAGES, 0)
     for size, stage, _ in saved.values():
         stages[stage] += size
@@ -110,6 +124,30 @@ def test_q_k_and_v_without_norms(preset: str, dropout: float, n_kv_heads: int) -
     saved = saved_by_stage(config, Machine(torch.device("cpu"), torch.float32))
     attention = next(stage for stage in memory_ledger(config).activations if stage.name == "attention")
     assert attention.plain_bytes == pytest.approx(saved["attention"], abs=8)
+
+
+@pytest.mark.parametrize("lengths", [(7, 1, 20), (1,) * 47])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("preset", ["original", "cola-fan"])
+def test_isolated_documents_add_a_table_for_every_token_however_many_there_are(
+    preset: str, dtype: str, lengths: tuple[int, ...]
+) -> None:
+    config = resolve(preset, sets=[*SMALL, *CPU, ISOLATED, f"train.dtype={dtype}"]).config
+    saved = saved_by_stage(config, Machine(torch.device("cpu"), getattr(torch, dtype)), lengths)
+    ledger = memory_ledger(config)
+    assert expected_bytes(ledger) == pytest.approx(sum(saved.values()), abs=8)
+    shared = memory_ledger(resolve(preset, sets=[*SMALL, *CPU, f"train.dtype={dtype}"]).config)
+    # 48 more positions of 32 cosines and sines; in bfloat16 q and k of 3 blocks have copies.
+    added = 48 * 32 * (2 * 4 if dtype == "float32" else 3 * 4 * 2)
+    assert ledger.plain_activations - shared.plain_activations == added
+
+
+def test_without_a_fused_kernel_isolated_documents_keep_at_most_what_the_ledger_says() -> None:
+    config = resolve("cola-fan", sets=[*SMALL, *CPU, ISOLATED, "model.attention_dropout=0.1"]).config
+    expected = expected_bytes(memory_ledger(config))
+    machine = Machine(torch.device("cpu"), torch.float32)
+    assert saved_bytes(config, machine) == pytest.approx(expected, abs=8)
+    assert sum(saved_by_stage(config, machine, lengths=(24,)).values()) < 0.97 * expected
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -180,20 +218,40 @@ def test_the_peak_of_forward_and_backward(
     assert total - fixed == pytest.approx(live.peak, rel=0.05)
 
 
+def kept_by_cola_m(config: RunConfig, dtype: torch.dtype) -> int:
+    """Bytes alive after a forward pass, logits included.
+
+    Hooks cannot see inside checkpointing: here all storages are followed, parameters and gradients aside.
+    """
+    machine = Machine(torch.device("cpu"), dtype)
+    model = build_model(config, machine).train()
+    tokens = torch.randint(config.model.vocab_size, (config.train.batch_size, config.model.seq_len))
+    documents, vocab = documents_of(config, lengths=(7, 1, 20)), config.model.vocab_size
+    with LiveStorages([*model.parameters(), *model.buffers()]) as live:
+        with machine.autocast():
+            loss = loss_sums(model.head, model.hidden(tokens, documents), tokens, vocab_size=vocab).nll
+        kept = live.now  # while the graph of the loss is alive
+        assert loss.requires_grad
+    return kept
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("preset", ["cola-m", "cola-fan-dropout", "cola-fan-atf"])
 def test_cola_m_keeps_what_the_ledger_says(preset: str, dtype: str) -> None:
-    """Hooks cannot see inside checkpointing: here all storages are followed, parameters and gradients aside."""
     sets = [*SMALL, *CPU, "model.remat=cola_m", "train.batch_size=16", "model.n_layers=5", f"train.dtype={dtype}"]
     config = resolve(preset, sets=sets).config
     ledger = memory_ledger(config)
-    machine = Machine(torch.device("cpu"), getattr(torch, dtype))
-    model = build_model(config, machine).train()
-    tokens = torch.randint(config.model.vocab_size, (16, config.model.seq_len))
-    with LiveStorages([*model.parameters(), *model.buffers()]) as live:
-        with machine.autocast():
-            loss = loss_sums(model.head, model.hidden(tokens), tokens, vocab_size=config.model.vocab_size).nll
-        kept = live.now  # while the graph of the loss is alive
-        assert loss.requires_grad
-        assert ledger.cola_m_activations is not None
-        assert ledger.cola_m_activations + ledger.logits == pytest.approx(kept, rel=0.05)
+    assert ledger.cola_m_activations is not None
+    kept = kept_by_cola_m(config, getattr(torch, dtype))
+    assert ledger.cola_m_activations + ledger.logits == pytest.approx(kept, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cola_m_keeps_the_tables_of_isolated_documents_once(dtype: str) -> None:
+    sets = [*SMALL, *CPU, "model.remat=cola_m", f"train.dtype={dtype}"]
+    shared, isolated = (resolve("cola-m", sets=[*sets, *more]).config for more in ((), (ISOLATED,)))
+    added = kept_by_cola_m(isolated, getattr(torch, dtype)) - kept_by_cola_m(shared, getattr(torch, dtype))
+    activations = [memory_ledger(config).cola_m_activations for config in (isolated, shared)]
+    assert activations[0] is not None
+    assert activations[1] is not None
+    assert added == activations[0] - activations[1] == 2 * 48 * 32 * 2 * 4

@@ -5,16 +5,23 @@ is some thousand roundings.
 """
 
 import importlib.util
+import inspect
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from colakit.model import backends
 from colakit.model.backends import attention_backend, flash, reference, sdpa
+from colakit.model.documents import Documents
 from colakit.model.lm import LM
+from tests.model.test_documents import starts_of
 from tests.model.tiny import tiny_config
 from tests.oracles import reference as ref
 
@@ -108,3 +115,136 @@ def test_flash_without_flash_attn_raises_at_construction() -> None:
 @pytest.mark.skipif(not HAS_FLASH, reason="flash-attn is not installed")
 def test_flash_is_chosen_by_name() -> None:
     assert attention_backend("flash") is flash
+
+
+# Documents that do not attend to each other
+
+
+DOCUMENTS = Documents.of(starts_of((1, 3, 2, 1), (7,)))
+
+
+def naive_documents(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The slow reference over DOCUMENTS, one after another."""
+    rows = []
+    for *row, lengths in zip(q, k, v, DOCUMENTS.lengths, strict=True):
+        parts = zip(*(torch.split(x, lengths, dim=1) for x in row), strict=True)
+        rows.append(torch.cat([ref.causal_attention(*part) for part in parts], dim=1))
+    return torch.stack(rows)
+
+
+def naive_varlen(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int) -> Tensor:
+    """What a varlen kernel does: q [N, H, E], k and v [N, K, E], cut at `bounds`."""
+    assert bounds.dtype == torch.int32
+    assert longest == bounds.diff().max()
+    spans = zip(*(torch.tensor_split(x.transpose(0, 1), bounds[1:-1].tolist(), dim=1) for x in (q, k, v)), strict=True)
+    return torch.cat([sdpa(*(x[None] for x in span))[0] for span in spans], dim=1).transpose(0, 1)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 3, 6])
+@pytest.mark.parametrize("attend", [sdpa, reference, partial(reference, block_q=3, block_k=2)])
+def test_a_backend_keeps_documents_apart(attend: Callable[..., Tensor], kv_heads: int) -> None:
+    inputs = qkv(7, kv_heads=kv_heads)
+    torch.testing.assert_close(attend(*inputs, 0.0, DOCUMENTS), naive_documents(*inputs), **TIGHT)
+
+
+def test_large_scores_of_other_documents_leave_nothing_in_the_reference() -> None:
+    """A row gathers from tiles that are hidden whole, and forgets it: exactly, whatever the scores are."""
+    inputs = [30.0 * t.requires_grad_() for t in qkv(7)]
+    out = reference(*inputs, 0.0, DOCUMENTS, block_q=2, block_k=1)
+    torch.testing.assert_close(out, sdpa(*inputs, 0.0, DOCUMENTS), rtol=1e-12, atol=1e-10)
+    gradients = torch.autograd.grad(out.square().sum(), inputs)
+    expected = torch.autograd.grad(sdpa(*inputs, 0.0, DOCUMENTS).square().sum(), inputs)
+    for own, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-8)
+
+
+@pytest.mark.parametrize("attend", [sdpa, reference])
+def test_dropout_within_documents_keeps_the_mean(attend: Callable[..., Tensor]) -> None:
+    torch.manual_seed(0)
+    draws, inputs = 3000, [t[:1] for t in qkv(5)]
+    documents = Documents.of(starts_of((2, 3)).expand(draws, 5))
+    many = attend(*(t.expand(draws, *t.shape[1:]) for t in inputs), 0.3, documents)
+    expected = attend(*inputs, 0.0, Documents.of(starts_of((2, 3))))[0]
+    assert bool(((many.mean(dim=0) - expected).abs() <= 5.0 * many.std(dim=0) / math.sqrt(draws) + 1e-12).all())
+    assert float(many.std(dim=0).min()) > 0.0
+
+
+def test_flash_gives_its_kernel_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in of flash_attn_varlen_func's signature; the kernel itself is tests/gpu's."""
+
+    def varlen(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_seqlens_q: Tensor,
+        cu_seqlens_k: Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        dropout_p: float = 0.0,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        assert causal
+        assert (dropout_p, max_seqlen_q) == (0.0, max_seqlen_k)
+        assert q.dtype == torch.bfloat16
+        assert cu_seqlens_q is cu_seqlens_k
+        return naive_varlen(q, k, v, cu_seqlens_q, max_seqlen_q)
+
+    package = SimpleNamespace(flash_attn_func=None, flash_attn_varlen_func=varlen)
+    monkeypatch.setitem(sys.modules, "flash_attn", package)  # type: ignore[arg-type]
+    out = flash(*qkv(7), 0.0, DOCUMENTS)
+    assert out.dtype == torch.float64
+    torch.testing.assert_close(out, naive_documents(*qkv(7)), rtol=0.0, atol=0.1)  # bfloat16, of values up to 6
+
+
+@pytest.mark.parametrize("shares_heads", [True, False])
+def test_varlen_attn_gets_the_bounds_and_repeated_heads_where_it_shares_none(
+    shares_heads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stand-ins of torch's signatures, with `enable_gqa` and before it."""
+
+    def varlen(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cu_seq_q: Tensor,
+        cu_seq_k: Tensor,
+        max_q: int,
+        max_k: int,
+        *,
+        window_size: tuple[int, int] = (-1, -1),
+    ) -> Tensor:
+        assert window_size == (-1, 0)  # causal
+        assert shares_heads or key.shape[1] == query.shape[1]
+        assert (cu_seq_q is cu_seq_k, max_q) == (True, max_k)
+        return naive_varlen(query, key, value, cu_seq_q, max_q)
+
+    def sharing(
+        *args: Any, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False
+    ) -> Tensor:  # Any: as `varlen`
+        assert enable_gqa == (args[0].shape[1] != args[1].shape[1])
+        return varlen(*args, window_size=window_size)
+
+    monkeypatch.setattr(backends, "_torch_varlen", lambda: sharing if shares_heads else varlen)
+    for inputs in (qkv(7), qkv(7, kv_heads=6)):
+        torch.testing.assert_close(backends._varlen(*inputs, DOCUMENTS), naive_documents(*inputs), **TIGHT)
+
+
+def test_the_installed_varlen_attn_takes_what_it_is_given() -> None:
+    """Shapes and arguments, forward and backward, on the device that computes nothing."""
+    varlen = backends._torch_varlen()
+    assert varlen is not None
+    assert "enable_gqa" in inspect.signature(varlen).parameters
+    inputs = [t.to("meta", torch.bfloat16).requires_grad_() for t in qkv(7, width=8)]
+    out = backends._varlen(*inputs, DOCUMENTS.to("meta"))
+    assert (out.shape, out.dtype) == (inputs[0].shape, torch.bfloat16)
+    gradients = torch.autograd.grad(out.float().sum(), inputs)
+    assert [g.shape for g in gradients] == [t.shape for t in inputs]
+
+
+@pytest.mark.parametrize(
+    "module", [None, SimpleNamespace(varlen_attn=lambda q, k, v, bounds_q, bounds_k, q_max, k_max, is_causal: q)]
+)
+def test_a_varlen_attn_that_is_absent_or_too_old_is_not_used(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
+    assert backends._torch_varlen.__wrapped__() is None

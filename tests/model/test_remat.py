@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from colakit.loss import loss_sums
 from colakit.model import remat
 from colakit.model.config import LMConfig
+from colakit.model.documents import Documents
 from tests.model.tiny import BATCH, TIME, tiny_config, tiny_model, tiny_tokens
 
 aten = torch.ops.aten
@@ -55,20 +56,22 @@ def dropping(remat_choice: str) -> LMConfig:
     return replace(config, remat=remat_choice)  # type: ignore[arg-type]
 
 
-def outputs_and_gradients(config: LMConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def outputs_and_gradients(config: LMConfig, documents: Documents | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     model, tokens = tiny_model(config).train(), tiny_tokens(config)
     torch.manual_seed(11)
-    logits = model(tokens)
+    logits = model(tokens, documents)
     targets = tokens.roll(-1, dims=1)
-    loss_sums(model.head, model.hidden(tokens), targets, vocab_size=config.vocab_size).nll.backward()
+    loss_sums(model.head, model.hidden(tokens, documents), targets, vocab_size=config.vocab_size).nll.backward()
     return logits, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("isolated", [False, True])
 @pytest.mark.parametrize("with_dropout", [False, True])
-def test_cola_m_changes_no_output_and_no_gradient(with_dropout: bool) -> None:
+def test_cola_m_changes_no_output_and_no_gradient(with_dropout: bool, isolated: bool) -> None:
     plain = dropping("none") if with_dropout else tiny_config("cola-smollm2")
-    logits, gradients = outputs_and_gradients(plain)
-    logits_m, gradients_m = outputs_and_gradients(replace(plain, remat="cola_m"))
+    documents = Documents.of(torch.arange(BATCH * TIME).view(BATCH, TIME) % 4 == 0) if isolated else None
+    logits, gradients = outputs_and_gradients(plain, documents)
+    logits_m, gradients_m = outputs_and_gradients(replace(plain, remat="cola_m"), documents)
     assert torch.equal(logits, logits_m)
     assert gradients.keys() == gradients_m.keys()
     for name, gradient in gradients.items():

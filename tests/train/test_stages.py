@@ -149,4 +149,4 @@ def test_padded_documents_count_their_real_tokens(mixture: RunConfig, tmp_path: 
     n_real = [sum(int((b.targets >= 0).sum()) for b in trainer.loader.micro_batches(step, 5)) for step in range(8)]
     assert [record.tokens for record in steps.steps] == n_real
     assert summary.tokens_seen == sum(n_real)
-    assert all(batch.starts is None for batch in trainer.loader.micro_batches(0, 5))
+    assert all(batch.document_starts is None for batch in trainer.loader.micro_batches(0, 5))

@@ -76,6 +76,25 @@ def test_loss_is_the_mean_over_real_tokens_before_the_update() -> None:
     assert result.tokens == 4 * 10 - 6
 
 
+@pytest.mark.parametrize("preset", ["cola-fan-muon", "cola-m"])
+def test_a_batch_that_says_where_documents_begin_trains_on_each_by_itself(preset: str) -> None:
+    """One row of two documents is two rows of one: the same loss, gradient and weights; rows read whole are not."""
+    config = tiny_config(preset)
+    tokens = make_batch(2).tokens  # two documents of five tokens in each row
+    targets = tokens.roll(-1, dims=1)
+    starts = (torch.arange(10) % 5 == 0).expand(2, 10)
+    apart, whole, alone = make_step(config), make_step(config), make_step(config)
+    for i in range(3):
+        own = apart(i, [Batch(tokens, targets, starts)])
+        shared = whole(i, [Batch(tokens, targets)])
+        expected = alone(i, [Batch(tokens.view(4, 5), targets.view(4, 5))])
+        assert own.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert own.grad_norm == pytest.approx(expected.grad_norm, rel=1e-4)
+        assert abs(shared.loss - own.loss) > 1e-3
+    for name, p in alone.model.named_parameters():
+        torch.testing.assert_close(apart.model.get_parameter(name), p, rtol=1e-3, atol=1e-4)
+
+
 def test_gradients_are_clipped_to_the_global_norm() -> None:
     config = tiny_config("original", "optim.grad_clip=0.01")
     step = make_step(config)
