@@ -30,4 +30,8 @@ class Meter:
     @property
     def done(self) -> int:
         """Bytes read so far."""
-        return self._finished + (0 if self._file is None or self._file.closed else self._file.tell())
+        finished, file = self._finished, self._file
+        try:
+            return finished + (0 if file is None else file.tell())
+        except ValueError:  # closed just now, by the thread that reads it
+            return self._finished
