@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from colakit.data.ahead import ahead
 from colakit.data.document import Document, pieces
 from colakit.data.meter import Meter
-from colakit.data.sources import START, Position, Source, Tally
+from colakit.data.sources import END, START, Position, Source, Tally
 from colakit.data.store import Facts, PartState, StoreWriter
 from colakit.data.tokenizer import Tokenizer
 
@@ -60,7 +60,7 @@ def tokenise(
     state = writer.state or PartState(START, 0, 0, (), 0)
     meter = source.meter()
     batches = ahead(_batches(source, state, meter), _BATCHES_AHEAD)
-    held: list[_Batch] = []
+    held: list[Facts] = []
     tokens: list[NDArray[np.uint32]] = []
     n_documents = 0
 
@@ -68,18 +68,17 @@ def tokenise(
         nonlocal held, tokens
         source.check_unchanged()
         if tokens:
-            facts = Facts(*(np.concatenate(column) for column in zip(*(batch.facts for batch in held), strict=True)))
-            writer.write(tokens, facts, held[-1].state)
+            writer.write(tokens, Facts(*(np.concatenate(column) for column in zip(*held, strict=True))), state)
         held, tokens = [], []
 
     try:
         for batch in batches:
             tokens += encode_documents(tokenizer, [document.text for document in batch.documents], max_document_mb)
-            held.append(batch)
+            held.append(batch.facts)
             state = batch.state
             n_documents += len(batch.documents)
             watch(Progress(source.name, "tokenising", n_documents, meter.done, meter.total))
-            if sum(int(b.facts.n_bytes.sum()) for b in held) >= _PART_BYTES:
+            if sum(int(facts.n_bytes.sum()) for facts in held) >= _PART_BYTES:
                 flush()
     finally:
         batches.close()
@@ -103,15 +102,14 @@ def _batches(source: Source, start: PartState, meter: Meter, tally: Tally | None
     tally = tally if tally is not None else Tally(start.short, start.n_bad, list(start.bad), start.n_bytes)
     held: list[Document] = []
     n_chars = 0
-    position: Position = start.position
     for position, document in source.documents(tally, start.position, meter):
         held.append(document)
         n_chars += len(document.text)
         if n_chars >= _BATCH_CHARS:
             yield _batch(held, position, tally)
             held, n_chars = [], 0
-    # Also where no document is left, records that were left out behind the last one count.
-    yield _batch(held, position, tally)
+    # Also where no document is left, records that were left out behind the last one count: once, so nothing is behind.
+    yield _batch(held, END, tally)
 
 
 def _batch(documents: list[Document], position: Position, tally: Tally) -> _Batch:
