@@ -17,7 +17,7 @@ READER_VERSION = 1
 
 
 class Files:
-    """What ``data.path`` names. The list of files is that of the latest `identity`: one that is added later is not read."""
+    """What ``data.path`` names. The list of files is that of the latest `identity`: what is added later is not read."""
 
     def __init__(self, pattern: str, text_field: str, val_fraction: float, cache: Path) -> None:
         self._pattern = pattern
