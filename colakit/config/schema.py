@@ -192,11 +192,6 @@ class DataConfig(SourceConfig):
         "false: each is attended to by itself, positions restarting",
     )
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.01, description="share of documents held out")
-    attend_across_documents: bool = Field(
-        True,
-        description="documents packed into one sequence see each other; false: each is attended to by itself, positions"
-        " restarting",
-    )
     cache_dir: str | None = Field(
         None, description="prepared data and trained tokenizers; unset: the user's cache folder"
     )

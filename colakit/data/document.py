@@ -47,28 +47,40 @@ def _hash_words(text: str) -> int:
     if len(text) <= _PIECE_CHARS:
         return hash64(" ".join(text.split()).encode())
     digest = hashlib.blake2b(digest_size=8)
-    separator = b""
+    in_word, separator = False, b""
     for piece in pieces(text, _PIECE_CHARS):
         if words := piece.split():
-            digest.update(separator + " ".join(words).encode())
+            digest.update((b"" if in_word and not piece[0].isspace() else separator) + " ".join(words).encode())
             separator = b" "
+        in_word = not piece[-1].isspace()
     return int.from_bytes(digest.digest(), "big")
 
 
 def pieces(text: str, size: int) -> Iterator[str]:
-    """`text` cut into pieces of at most `size` characters, where it can be before the white space behind a word.
+    """`text` cut into pieces of at most `size` characters, where a byte-level tokenizer's words end.
 
-    A byte-level tokenizer's words begin with the space before them, so such a cut parts no two of its tokens. Where
-    there is no white space within 64 Ki characters, the cut falls at `size`.
+    Those begin with the space before them and hold letters or other characters, not both, so that no token is parted.
+    Of the last 64 Ki characters, the last place of the best kind is taken; without any, the cut falls at `size`.
     """
     start = 0
     while len(text) - start > size:
-        end = start + size
-        floor = max(start + 1, end - _LOOK_BACK)
-        cut = next((i for i in range(end, floor - 1, -1) if text[i].isspace() and not text[i - 1].isspace()), end)
+        cut = _cut(text, max(start + 1, start + size - _LOOK_BACK), start + size)
         yield text[start:cut]
         start = cut
     yield text[start:]
 
 
 _LOOK_BACK = 64 * 1024
+_WORD_ENDS: tuple[Callable[[str, str], bool], ...] = (
+    # A blank: other white space can belong to the punctuation before it (Llama 3, Qwen).
+    lambda last, following: following == " " and not last.isspace(),
+    # U+001C … U+001F are white space to Python alone.
+    lambda last, following: following.isspace() and not last.isspace() and following not in "\x1c\x1d\x1e\x1f",
+    lambda last, following: last.isalpha() and not following.isalpha(),
+)
+"""Of the characters before and behind a cut, the best kind first."""
+
+
+def _cut(text: str, least: int, most: int) -> int:
+    places = range(most, least - 1, -1)
+    return next((i for ends in _WORD_ENDS for i in places if ends(text[i - 1], text[i])), most)

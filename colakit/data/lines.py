@@ -51,7 +51,8 @@ def read_lines(path: Path, on_bad: OnBad, meter: Meter) -> Iterator[tuple[int, s
     """
     number = 0
     try:
-        with path.open("rb") as file, meter.reading(file), _decompressed(file, path) as handle:
+        # The meter asks the file how far it is, so it lets go before the file is closed.
+        with path.open("rb") as file, _decompressed(file, path) as handle, meter.reading(file):
             for number, raw in enumerate(handle, start=1):
                 try:
                     line = _decode(raw.removeprefix(_BOM) if number == 1 else raw, path, number)

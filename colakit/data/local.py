@@ -1,6 +1,6 @@
 """The reader of ``data.source = "files"``: local files, each by the reader of its kind."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,14 +17,15 @@ READER_VERSION = 1
 
 
 class Files:
-    """What ``data.path`` names. The list of files is that of the latest `identity`, `check` or `meter`."""
+    """What ``data.path`` names. The list of files is that of the latest `identity`: what is added later is not read."""
 
     def __init__(self, pattern: str, text_field: str, val_fraction: float, cache: Path) -> None:
         self._pattern = pattern
         self._text_field = text_field
         self._val_fraction = val_fraction
         self._cache = cache
-        self._seen: dict[Path, tuple[int, int]] | None = None
+        self._files: list[SourceFile] = []
+        self._stamps: dict[Path, tuple[int, ...]] = {}
 
     @property
     def is_replayable(self) -> bool:
@@ -37,53 +38,58 @@ class Files:
 
     def identity(self) -> str:
         """Of names below what was asked for, contents, and how each is read; not of where they lie."""
-        files = find_files(self._pattern)
-        self._seen = {file.path: _stamp(file.path) for file in files}
-        parts = [f"{f.name}\0{f.ending}\0{self._is_cut(f, files)}\0{file_digest(f.path, self._cache)}" for f in files]
+        self._files = find_files(self._pattern)
+        self._stamps = {file.path: _stamp(file.path) for file in self._files}
+        is_cut = self._is_cut()
+        parts = [f"{f.name}\0{f.ending}\0{is_cut(f)}\0{file_digest(f.path, self._cache)}" for f in self._files]
         return "\n".join([f"files {READER_VERSION} {self._text_field}", *parts])
 
     def check_unchanged(self) -> None:
         """Raise DataError where a file is not what `identity` saw."""
-        for path, stamp in (self._seen or {}).items():
+        for path, stamp in self._stamps.items():
             if _stamp(path) != stamp:
                 raise DataError(f"{path} changed while it was being read. Wait until it is complete, then start again.")
 
     def meter(self) -> Meter:
         """A meter of the files' bytes."""
-        return Meter(sum(file.n_bytes for file in find_files(self._pattern)))
+        return Meter(sum(file.n_bytes for file in self._listed()))
 
     def read(self, on_bad: OnBad, start: tuple[int, int], meter: Meter) -> Iterator[tuple[tuple[int, int], Document]]:
-        """Documents from `start`, a file's number and how many of its documents to leave out."""
-        files = find_files(self._pattern)
-        for number, file in enumerate(files):
+        """Documents from `start`, a file's number and how many of its documents to leave out.
+
+        `on_bad` is told of the bad records behind them alone.
+        """
+        is_cut = self._is_cut()
+        for number, file in enumerate(self._listed()):
             if number < start[0]:
                 meter.pass_over(file.n_bytes)
                 continue
-            first = start[1] if number == start[0] else 0
-            for n_read, document in self._read_behind(first, file, files, on_bad, meter):
+            n_known = start[1] if number == start[0] else 0
+            for n_read, document in self._behind(n_known, file, is_cut(file), on_bad, meter):
                 yield (number, n_read), document
 
-    def _read_behind(
-        self, first: int, file: SourceFile, files: list[SourceFile], on_bad: OnBad, meter: Meter
+    def _behind(
+        self, n_known: int, file: SourceFile, is_cut: bool, on_bad: OnBad, meter: Meter
     ) -> Iterator[tuple[int, Document]]:
-        """The documents of `file` behind its first `first`, and how many have then been read.
-
-        Bad records before those were told of when they were read.
-        """
+        """The documents of a file behind the first `n_known`, each with how many it makes."""
         n_read = 0
 
-        def tell(error: DataError) -> None:
-            if n_read >= first:
+        def on_new(error: DataError) -> None:
+            if n_read >= n_known:
                 on_bad(error)
 
-        for document in self._read_file(file, files, tell, meter):
+        for document in self._read_file(file, is_cut, on_new, meter):
             n_read += 1
-            if n_read > first:
+            if n_read > n_known:
                 yield n_read, document
 
-    def _read_file(self, file: SourceFile, files: list[SourceFile], on_bad: OnBad, meter: Meter) -> Iterator[Document]:
+    def _listed(self) -> list[SourceFile]:
+        self._files = self._files or find_files(self._pattern)
+        return self._files
+
+    def _read_file(self, file: SourceFile, is_cut: bool, on_bad: OnBad, meter: Meter) -> Iterator[Document]:
         if file.ending == ".txt":
-            name = None if self._is_cut(file, files) else quote(file.name)  # quoted, since a "#" ends a group's name
+            name = None if is_cut else quote(file.name)  # quoted, since a "#" ends a group's name
             yield from read_txt(file.path, name, on_bad, meter)
         elif file.ending == ".parquet":
             yield from read_parquet(file.path, self._text_field, on_bad)
@@ -91,17 +97,18 @@ class Files:
         else:
             yield from read_jsonl(file.path, self._text_field, on_bad, meter)
 
-    def _is_cut(self, file: SourceFile, files: list[SourceFile]) -> bool:
+    def _is_cut(self) -> Callable[[SourceFile], bool]:
         """A .txt file is held out as a whole, but one with more bytes than shall be held out at all is cut.
 
         So a folder of many texts is split between texts, and a few large ones still hold out about `val_fraction`.
         """
-        return file.n_bytes > self._val_fraction * sum(other.n_bytes for other in files)
+        most = self._val_fraction * sum(file.n_bytes for file in self._listed())
+        return lambda file: file.n_bytes > most
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, ...]:
     try:
         status = path.stat()
     except OSError:
-        return (-1, -1)  # gone
-    return (status.st_size, status.st_mtime_ns)
+        return ()  # gone
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns)

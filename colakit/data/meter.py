@@ -1,6 +1,5 @@
 """How far reading has come, in bytes of the files as they lie on disk."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -17,12 +16,12 @@ class Meter:
 
     @contextmanager
     def reading(self, file: IO[bytes]) -> Iterator[None]:
-        """While `file`, uncompressed or not, is read from its beginning to its end."""
-        self._file, size = file, os.fstat(file.fileno()).st_size
+        """While `file`, uncompressed or not, is read from its beginning."""
+        self._file = file
         try:
             yield
         finally:
-            self._finished, self._file = self._finished + size, None
+            self._finished, self._file = self.done, None
 
     def pass_over(self, n_bytes: int) -> None:
         """Count what is read by other means, or need not be read."""
@@ -31,5 +30,8 @@ class Meter:
     @property
     def done(self) -> int:
         """Bytes read so far."""
-        file = self._file
-        return self._finished + (0 if file is None or file.closed else file.tell())
+        finished, file = self._finished, self._file
+        try:
+            return finished + (0 if file is None else file.tell())
+        except ValueError:  # closed just now, by the thread that reads it
+            return self._finished

@@ -138,7 +138,7 @@ def prepare(config: DataConfig, *, seq_len: int, vocab_size: int, watch: Watch =
     pairs = zip(sources, identities, strict=True)
     stores = [_store(config, source, identity, tokenizer, watch) for source, identity in pairs]
     sides = split_sources([store.facts for store in stores], config.val_fraction, [s.label for s in sources])
-    packing = (config.packing, seq_len, config.val_fraction, PACKING_VERSION)
+    packing = (config.max_document_mb, config.packing, seq_len, config.val_fraction, PACKING_VERSION)
     names = [source.name for source in sources]
     data = PreparedData(
         tokenizer=tokenizer,

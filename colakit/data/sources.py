@@ -3,6 +3,7 @@
 A reader yields raw documents with their positions, so that reading can start again behind any of them.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,11 @@ from colakit.data.meter import Meter
 from colakit.errors import DataError
 
 Position: TypeAlias = tuple[int, int]
-"""A file, and how many of its documents have been read; behind the last document of all it may be any later one."""
+"""A file, and how many of its documents have been read."""
 
 START: Position = (0, 0)
+END: Position = (sys.maxsize, 0)
+"""Behind all documents, and behind the bad and short ones that follow the last."""
 MOST_LISTED = 1000
 
 
@@ -114,6 +117,8 @@ class Source:
 
         Raises DataError naming file and line of the first fault, unless bad records are to be skipped.
         """
+        if start == END:
+            return
         data = self._data
         on_bad = fail if data.on_bad_record == "fail" else tally.add_bad
         most = float("inf") if self.config.max_mb is None else 1e6 * self.config.max_mb

@@ -62,7 +62,7 @@ def tokenise(
     """
     state = writer.state or PartState(START, 0, 0, (), 0)
     meter = source.meter()
-    held: list[_Batch] = []
+    held: list[Facts] = []
     tokens: list[NDArray[np.uint32]] = []
     n_documents = 0
     with (
@@ -72,23 +72,24 @@ def tokenise(
     ):
         for batch, groups in encoded:
             tokens += groups.documents(tokenizer.eot_id)
-            held.append(batch)
+            held.append(batch.facts)
             state = batch.state
             n_documents += len(batch.documents)
             watch(Progress(source.name, "tokenising", n_documents, meter.done, meter.total))
-            if sum(int(one.facts.n_bytes.sum()) for one in held) >= _PART_BYTES:
-                _write(source, writer, held, tokens)
+            if sum(int(facts.n_bytes.sum()) for facts in held) >= _PART_BYTES:
+                _write(source, writer, tokens, held, state)
                 held, tokens = [], []
-    _write(source, writer, held, tokens)
+    _write(source, writer, tokens, held, state)
     writer.finish(state)
 
 
-def _write(source: Source, writer: StoreWriter, batches: list[_Batch], tokens: list[NDArray[np.uint32]]) -> None:
-    """A part of `batches`, where they hold documents."""
+def _write(
+    source: Source, writer: StoreWriter, tokens: list[NDArray[np.uint32]], facts: list[Facts], state: PartState
+) -> None:
+    """Write a part, where there are documents for one."""
     source.check_unchanged()
     if tokens:
-        facts = Facts(*(np.concatenate(column) for column in zip(*(batch.facts for batch in batches), strict=True)))
-        writer.write(tokens, facts, batches[-1].state)
+        writer.write(tokens, Facts(*(np.concatenate(column) for column in zip(*facts, strict=True))), state)
 
 
 def read_facts(source: Source, tally: Tally, watch: Watch = unwatched) -> Facts:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from colakit.config.schema import DataConfig
-from colakit.data.corpus import read_stdlib
-from colakit.data.document import Document
-from colakit.data.prepare import check_sources
+from colakit.data.corpus import StandardLibrary, read_stdlib
+from colakit.data.document import Document, fail, hash64
+from colakit.data.meter import Meter
 from colakit.errors import DataError
 
 
@@ -38,7 +37,7 @@ def test_what_is_not_the_librarys_own_text_is_left_out(documents: list[Document]
 def test_code_tables_are_one_group(documents: list[Document]) -> None:
     tables = [document for document in documents if (document.id or "").startswith("encodings")]
     assert len(tables) > 50
-    assert {(document.id or "").partition("#")[0] for document in tables} == {"encodings"}
+    assert {document.hashes()[0] for document in tables} == {hash64(b"encodings")}
     assert "encodings#cp1250.py" in {document.id for document in tables}
 
 
@@ -46,14 +45,9 @@ def test_topics_are_one_group(documents: list[Document]) -> None:
     """Many are whole inside another: apart, training would see much of what is held out."""
     topics = [document for document in documents if (document.id or "").startswith("topics")]
     bodies = [" ".join(document.text.split("\n", 3)[-1].split()) for document in topics]  # without the heading
-    assert (
-        sum(
-            any(body in " ".join(other.text.split()) for other in topics[:i] + topics[i + 1 :])
-            for i, body in enumerate(bodies)
-        )
-        > 5
-    )
-    assert {(document.id or "").partition("#")[0] for document in topics} == {"topics"}
+    words = [" ".join(document.text.split()) for document in topics]
+    assert sum(any(body in other for other in words[:i] + words[i + 1 :]) for i, body in enumerate(bodies)) > 5
+    assert {document.hashes()[0] for document in topics} == {hash64(b"topics")}
 
 
 def test_the_order_is_that_of_paths(documents: list[Document]) -> None:
@@ -66,7 +60,7 @@ def test_the_order_is_that_of_paths(documents: list[Document]) -> None:
 def test_a_python_without_its_source_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path))
     with pytest.raises(DataError, match=r"no Python source .* --data PATH"):
-        check_sources(DataConfig())
+        StandardLibrary().check()
 
 
 def test_undecodable_and_empty_modules_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -77,3 +71,10 @@ def test_undecodable_and_empty_modules_are_left_out(monkeypatch: pytest.MonkeyPa
     (tmp_path / "config-3.11" / "python-config.py").write_text("prefix = 'here'\n")
     monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path))
     assert [document.id for document in read_stdlib() if "topics#" not in (document.id or "")] == ["os.py"]
+
+
+def test_reading_goes_on_anywhere(documents: list[Document]) -> None:
+    whole = list(StandardLibrary().read(fail, (0, 0), Meter()))
+    assert [document for _, document in whole] == documents
+    position, _ = whole[700]
+    assert list(StandardLibrary().read(fail, position, Meter())) == whole[701:]

@@ -8,9 +8,8 @@ import pwd
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +17,9 @@ import pytest
 from colakit.config.schema import DataConfig, SourceConfig
 from colakit.data import prepare as prepare_module
 from colakit.data.cache import cache_root, cached_folder
-from colakit.data.local import Files
-from colakit.data.packing import Blocks, Packed
+from colakit.data.packing import Blocks
 from colakit.data.prepare import PreparedData, check_sources, prepare
+from colakit.data.sources import Source
 from colakit.data.tokenizer import Tokenizer
 from colakit.errors import ConfigError, DataError
 
@@ -43,13 +42,17 @@ def run(config: DataConfig, *, seq_len: int = 16, vocab_size: int = 300) -> Prep
     return prepare(config, seq_len=seq_len, vocab_size=vocab_size)
 
 
+def train(data: PreparedData) -> Blocks:
+    (source,) = data.sources
+    return source.train
+
+
 def stream(blocks: Blocks) -> list[int]:
     joined = [int(blocks[0][0]), *np.concatenate([blocks[i][1:] for i in range(len(blocks))]).tolist()]
     return [token for token in joined if token >= 0]
 
 
 def documents_of(data: PreparedData, blocks: Blocks) -> list[str]:
-    """The texts of a stream of blocks."""
     found: list[list[int]] = [[]]
     for token in stream(blocks):
         if token == data.tokenizer.eot_id:
@@ -62,23 +65,23 @@ def documents_of(data: PreparedData, blocks: Blocks) -> list[str]:
 
 def test_the_blocks_hold_every_document_once_in_order(tmp_path: Path) -> None:
     data = run(corpus(tmp_path / "c"))
-    train, held_out = documents_of(data, data.train["data"]), documents_of(data, data.held_out)
-    assert sorted(train + held_out) == sorted(texts())
-    assert train == [text for text in texts() if text in set(train)]
+    trained, held_out = documents_of(data, train(data)), documents_of(data, data.held_out)
+    assert sorted(trained + held_out) == sorted(texts())
+    assert trained == [text for text in texts() if text in set(trained)]
     counts = data.describe()
-    assert (counts["documents"], counts["held_out_documents"]) == (len(train), len(held_out))
+    assert (counts["documents"], counts["held_out_documents"]) == (len(trained), len(held_out))
     assert counts["held_out_documents"] >= 1
     assert counts["text_bytes"] == sum(len(text.encode()) for text in texts())
-    n_tokens = (len(stream(data.train["data"])), len(stream(data.held_out)))
-    assert (counts["train_tokens"], counts["held_out_tokens"]) == n_tokens
+    assert (counts["train_tokens"], counts["held_out_tokens"]) == (len(stream(train(data))), len(stream(data.held_out)))
+    assert (counts["train_blocks"], counts["held_out_blocks"]) == (len(train(data)), len(data.held_out))
     assert held_out[0].startswith(data.prompt_text)
     assert len(data.prompt_text) > 20
     short = corpus(tmp_path / "short", [f"{i}" for i in range(40)])
     assert run(short, seq_len=16).prompt_text in {str(i) for i in range(40)}, "it ends with its document"
-    assert data.train["data"][0].shape == (17,)
-    assert data.train["data"][0].dtype == np.int32
+    assert train(data)[0].shape == (17,)
+    assert train(data)[0].dtype == np.int32
     with pytest.raises(IndexError):
-        data.train["data"][len(data.train["data"])]
+        train(data)[len(train(data))]
     assert json.loads(json.dumps(data.describe()))["fingerprint"] == data.fingerprint
 
 
@@ -98,15 +101,14 @@ def test_a_second_call_neither_trains_nor_tokenises(
         raise AssertionError("the cache was not used")
 
     caplog.set_level(logging.INFO, "colakit")
-    monkeypatch.setattr(Tokenizer, "encodings", refuse)
+    monkeypatch.setattr(Tokenizer, "encode_batch", refuse)
     monkeypatch.setattr(prepare_module, "train_bpe", refuse)
     second = run(config)
     assert second.describe() == first.describe()
     assert second.prompt_text == first.prompt_text
-    assert stream(second.train["data"]) == stream(first.train["data"])
-    other = run(config, seq_len=17)
-    assert stream(other.train["data"]) == stream(first.train["data"]), "a length costs no tokenising"
+    assert stream(train(second)) == stream(train(first))
     assert not caplog.records
+    assert run(config, seq_len=17).train != first.train, "packing is arithmetic over the same tokens"
     with pytest.raises(AssertionError, match="the cache was not used"):
         run(config.model_copy(update={"min_words": 1}))
 
@@ -116,12 +118,10 @@ def test_work_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     config = corpus(tmp_path / "c", [f"{i:03} " + "x" * 96 for i in range(20)])
     run(config)
     run(config, seq_len=17)
-    messages = [re.sub(r"in [\d.]+ s", "in N s", record.getMessage()) for record in caplog.records]
-    assert messages == [
-        "Preparing data: training a tokenizer of 300 tokens on 20 documents, 2kB of text …",
-        f"Preparing data: tokenising {config.path} …",
-        f"Prepared {config.path} in N s.",
-    ]
+    first, second, third = (record.getMessage() for record in caplog.records)
+    assert first == "Preparing data: training a tokenizer of 300 tokens on 20 documents, 2kB of text …"
+    assert second == f"Preparing data: tokenising {config.path} …"
+    assert re.fullmatch(rf"Prepared {re.escape(str(config.path))} in \d+\.\d s\.", third)
 
 
 def test_the_fingerprint_knows_what_the_blocks_depend_on_and_nothing_else(tmp_path: Path) -> None:
@@ -132,13 +132,27 @@ def test_the_fingerprint_knows_what_the_blocks_depend_on_and_nothing_else(tmp_pa
     assert run(same).fingerprint == first.fingerprint
     by_path = same.model_copy(update={"tokenizer": str(tmp_path / "tokenizer")})
     assert run(by_path, vocab_size=999).fingerprint == first.fingerprint
+    changes: list[dict[str, object]] = [
+        {"val_fraction": 0.5},
+        {"packing": "pad"},
+        {"remove_urls": True},
+        {"remove_crawl_markers": True},
+        {"min_words": 2},
+        {"max_mb": 0.005},
+        {"part": "1/2"},
+        {"max_document_mb": 1.0},
+    ]
     others = {
         run(corpus(tmp_path / "text", [*texts()[:-1], "another text"])).fingerprint,
         run(base, seq_len=17).fingerprint,
         run(base, vocab_size=299).fingerprint,
-        run(base.model_copy(update={"val_fraction": 0.5})).fingerprint,
+        *(run(base.model_copy(update=change)).fingerprint for change in changes),
     }
-    assert len(others | {first.fingerprint}) == 5
+    assert len(others | {first.fingerprint}) == 4 + len(changes)
+    elsewhere = base.model_copy(update={"cache_dir": str(tmp_path / "another cache")})
+    assert run(elsewhere).fingerprint == first.fingerprint
+    together = base.model_copy(update={"attend_across_documents": False})
+    assert run(together).fingerprint == first.fingerprint, "a mask is no block"
 
 
 def test_held_out_text_does_not_shape_the_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +160,7 @@ def test_held_out_text_does_not_shape_the_tokens(tmp_path: Path, monkeypatch: py
     train_bpe = prepare_module.train_bpe
     monkeypatch.setattr(prepare_module, "train_bpe", lambda it, n: train_bpe(seen.extend(t := list(it)) or t, n))
     data = run(corpus(tmp_path / "c"))
-    assert seen == documents_of(data, data.train["data"])
+    assert seen == documents_of(data, train(data))
     assert set(seen).isdisjoint(documents_of(data, data.held_out))
 
 
@@ -156,8 +170,9 @@ def test_a_held_out_copy_under_another_name_is_not_trained_on(tmp_path: Path) ->
     config = corpus(tmp_path / "c")
     Path(config.path or "").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = run(config)
-    assert data.describe()["dropped_documents"] > 0
-    assert set(documents_of(data, data.train["data"])).isdisjoint(documents_of(data, data.held_out))
+    assert set(documents_of(data, train(data))).isdisjoint(documents_of(data, data.held_out))
+    counts = data.describe()
+    assert counts["dropped_documents"] == counts["held_out_documents"] > 0
 
 
 def test_cleaning_shapes_the_blocks_and_their_fingerprint(tmp_path: Path) -> None:
@@ -165,9 +180,9 @@ def test_cleaning_shapes_the_blocks_and_their_fingerprint(tmp_path: Path) -> Non
     config = corpus(tmp_path / "c", [*words, *(f"short {i}" for i in range(5))])
     plain = run(config)
     cleaned = run(config.model_copy(update={"remove_urls": True, "min_words": 3}))
-    assert [data.describe()["short_documents"] for data in (plain, cleaned)] == [0, 5]
+    assert (plain.describe()["short_documents"], cleaned.describe()["short_documents"]) == (0, 5)
     assert plain.fingerprint != cleaned.fingerprint
-    both = documents_of(cleaned, cleaned.train["data"]) + documents_of(cleaned, cleaned.held_out)
+    both = documents_of(cleaned, train(cleaned)) + documents_of(cleaned, cleaned.held_out)
     assert sorted(both) == sorted(f"the {i} quick brown fox at  jumps" for i in range(30))
     again = run(config.model_copy(update={"remove_urls": True, "min_words": 3}))
     assert again.describe() == cleaned.describe()
@@ -176,33 +191,61 @@ def test_cleaning_shapes_the_blocks_and_their_fingerprint(tmp_path: Path) -> Non
 # --- refusals
 
 
-@pytest.mark.parametrize("tokenizer_is_cached", [False, True])
+@pytest.mark.parametrize("moment", ["before the trainer's second pass", "before tokenising"])
+@pytest.mark.parametrize("edit", ["same size", "shorter", "removed", "older time"])
 def test_a_source_that_changes_while_it_is_read_poisons_no_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer_is_cached: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, edit: str
 ) -> None:
-    """Between hashing and tokenising an edited document would get into the cache under the old fingerprint."""
+    """Else an edited document would change tokens or sides, under the old fingerprint and for good."""
     config = corpus(tmp_path / "c")
-    path = Path(config.path or "")
-    original = path.read_text()
-    if tokenizer_is_cached:
-        run(config)
-        for folder in (cache_root(config) / "tokens").iterdir():
-            shutil.rmtree(folder)
-    honest = Files.read
+    path, before = Path(config.path or ""), Path(config.path or "").stat()
+    content = path.read_bytes()
 
-    def edits(files: Files, *args: Any) -> Iterator[Any]:
-        for i, item in enumerate(honest(files, *args)):
-            if i == 7:
-                path.write_text(original.replace("document 30", "another 30"))
-            yield item
+    def change() -> None:
+        if edit == "removed":
+            path.unlink()
+            return
+        path.write_bytes(
+            content[: content.index(b"\n") + 1] if edit == "shorter" else content.replace(b"zwei", b"ZWEI")
+        )
+        if edit == "older time":  # as `cp --preserve` gives
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-    monkeypatch.setattr(Files, "read", edits)
-    with pytest.raises(DataError, match=r"changed while it was being read\. Wait until it is complete"):
+    honest, passes = Source.documents, iter(range(99))
+    changes_at = 1 if moment == "before the trainer's second pass" else 2
+
+    def documents(source: Source, *args: object) -> object:
+        if next(passes) == changes_at:
+            change()
+        return honest(source, *args)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(Source, "documents", documents)
+    with pytest.raises(
+        DataError, match=r"changed while it was being read\. Wait|a\.jsonl cannot be read: No such file"
+    ):
         run(config)
-    monkeypatch.setattr(Files, "read", honest)
-    path.write_text(original)
+    monkeypatch.setattr(Source, "documents", honest)
+    path.write_bytes(content)
     data = run(config)
-    assert sorted(documents_of(data, data.train["data"]) + documents_of(data, data.held_out)) == sorted(texts())
+    assert sorted(documents_of(data, train(data)) + documents_of(data, data.held_out)) == sorted(texts())
+
+
+def test_a_file_that_appears_meanwhile_waits_for_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was read under the fingerprint of the folder without it."""
+    config = corpus(tmp_path / "c").model_copy(update={"path": str(tmp_path / "c")})
+    train_bpe = prepare_module.train_bpe
+
+    def adding(*args: object) -> Tokenizer:
+        (tmp_path / "c" / "b.jsonl").write_text(json.dumps({"text": "late"}) + "\n")
+        return train_bpe(*args)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(prepare_module, "train_bpe", adding)
+    first = run(config)
+    assert sorted(documents_of(first, train(first)) + documents_of(first, first.held_out)) == sorted(texts())
+    monkeypatch.setattr(prepare_module, "train_bpe", train_bpe)
+    second = run(config)
+    assert second.fingerprint != first.fingerprint
+    assert "late" in documents_of(second, train(second)) + documents_of(second, second.held_out)
 
 
 def test_a_model_with_too_few_rows_is_told_how_many_it_needs(tmp_path: Path) -> None:
@@ -234,8 +277,7 @@ def test_a_large_and_a_small_file_are_held_out_in_proportion(tmp_path: Path) -> 
         folder.mkdir()
         (folder / f"a{name}.txt").write_text("".join(f"{i} words in a line\n" for i in range(4500)))
         (folder / f"b{name}.txt").write_text("".join(f"{i} other lines\n" for i in range(200)))
-        data = run(DataConfig(source="files", path=str(folder), cache_dir=str(tmp_path / "cache")))
-        counts = data.describe()
+        counts = run(DataConfig(source="files", path=str(folder), cache_dir=str(tmp_path / "cache"))).describe()
         assert counts["held_out_tokens"] < 0.2 * counts["train_tokens"]
 
 
@@ -243,7 +285,7 @@ def test_text_that_does_not_fill_a_sequence_is_refused(tmp_path: Path) -> None:
     config = corpus(tmp_path / "c", ["a", "b", "c"])
     with pytest.raises(DataError, match=r"has 4 tokens, but one sequence takes 5 .*Lower model\.seq_len"):
         run(config, seq_len=4)
-    assert len(run(config, seq_len=3).train["data"]) == 1
+    assert len(train(run(config, seq_len=3))) == 1
 
 
 def test_the_check_before_a_run(tmp_path: Path) -> None:
@@ -257,22 +299,6 @@ def test_the_check_before_a_run(tmp_path: Path) -> None:
 
 
 # --- the cache
-
-
-def test_a_tokenizer_cut_short_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = corpus(tmp_path / "c")
-    save = Tokenizer.save
-
-    def interrupted(tokenizer: Tokenizer, folder: Path) -> None:
-        save(tokenizer, folder)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Tokenizer, "save", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(config)
-    assert list((cache_root(config) / "tokenizers").iterdir()) == []
-    monkeypatch.setattr(Tokenizer, "save", save)
-    assert len(run(config).held_out) > 0
 
 
 def _killed(folder: str) -> None:
@@ -322,14 +348,13 @@ def test_a_cache_that_cannot_be_written_or_read_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot be read or written.*--set data\.cache_dir=PATH"):
         run(config.model_copy(update={"cache_dir": str(tmp_path / "file")}))
-    data = run(config)
-    assert isinstance(data.train["data"], Packed)
-    (path,) = (cache_root(config) / "tokens").glob("*/part-00000.arrow")
-    whole = path.read_bytes()
-    for damaged in (b"nonsense", whole[:-8], b"x" * len(whole)):
-        path.write_bytes(damaged)
-        with pytest.raises(DataError, match=rf"{path.parent} is damaged .*Remove it; it will be made anew"):
-            run(config)
+    run(config)
+    (folder,) = (cache_root(config) / "tokens").iterdir()
+    (folder / "part-00000.arrow").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match=rf"{folder} is damaged .*Remove it; it will be made anew"):
+        run(config)
+    shutil.rmtree(folder)
+    assert len(run(config).held_out) > 0
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
