@@ -162,8 +162,8 @@ def test_isolation_reaches_every_batch(blocks: BlocksOf) -> None:
         single(source, 4, 0, isolate_eot=7).micro_batches(0, 4),
         list(held_out_batches(source, 2, 100, isolate_eot=7)),
     ):
-        assert all(torch.equal(b.starts, b.tokens == 7) for b in batches if b.starts is not None)
-        assert all(b.starts is not None for b in batches)
+        assert all(torch.equal(b.document_starts, b.tokens == 7) for b in batches if b.document_starts is not None)
+        assert all(b.document_starts is not None for b in batches)
 
 
 def test_the_loss_of_padded_documents_is_over_their_tokens_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
