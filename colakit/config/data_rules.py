@@ -134,19 +134,13 @@ def _stages(config: RunConfig) -> Iterator[Finding]:
     )
     if wrong:
         return
-    ends = config.stage_ends
-    falling = [
-        i for i, (one, two) in enumerate(pairwise(stages[:-1])) if _ends_before(two, one) or ends[i + 1] < ends[i]
-    ]
+    falling = [i for i, (one, two) in enumerate(pairwise(stages[:-1]), 2) if _ends_before(two, one)]
     yield from broken(
         config,
         bool(falling),
         "data.stages",
-        f"stage {falling[0] + 2 if falling else 0} ends before it begins (the stages end at blocks {list(ends)})",
+        f"stage {falling[0] if falling else 0} ends before it begins",
         "Put them in order.",
-        "train.max_steps",
-        "train.batch_size",
-        "model.seq_len",
     )
 
 

@@ -7,6 +7,7 @@ are collected and raised as one `ConfigError`.
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from colakit.config import rules, smoke
@@ -112,6 +113,8 @@ def _derive(config: RunConfig, origins: dict[str, str]) -> Resolved:
     if warmup >= steps:
         derived["optim"]["warmup_steps"] = max(1, steps // 10)
         notes.append(f"optim.warmup_steps is {max(1, steps // 10)} instead of {warmup}: train.max_steps is {steps}.")
+    empty = [i for i, (begin, end) in enumerate(pairwise((0, *config.stage_ends)), 1) if begin == end < config.n_blocks]
+    notes += [f"Stage {i} of {len(config.data.stages)} of the data is empty: it ends where it begins." for i in empty]
     late = [i for i, end in enumerate(config.stage_ends, 2) if end >= config.n_blocks]
     if late:
         begins = config.stage_ends[late[0] - 2]

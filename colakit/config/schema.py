@@ -4,6 +4,7 @@ This file owns the fields, their defaults and their ranges. Rules that join seve
 ``--set`` and the origin of each value in `load`. Defaults follow the paper's Table 2 and `cola-smollm2`.
 """
 
+from itertools import accumulate
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -151,7 +152,9 @@ class SourceConfig(Section):
 class StageConfig(Section):
     """A stretch of training with one mixture."""
 
-    until_tokens: Positive | None = Field(None, description="the stage ends with the block that reaches these tokens")
+    until_tokens: Positive | None = Field(
+        None, description="the stage ends with the block that reaches these tokens, seq_len a block"
+    )
     until_frac: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
         None, description="the stage ends at this share of the run's blocks"
     )
@@ -249,10 +252,14 @@ class RunConfig(Section):
 
     @property
     def stage_ends(self) -> tuple[int, ...]:
-        """The block, counted from the run's first, before which each stage but the last ends."""
-        return tuple(
+        """The block, counted from the run's first, before which each stage but the last ends.
+
+        Where a stage would end before the one before it, as in a short run, it is empty.
+        """
+        ends = (
             round(stage.until_frac * self.n_blocks)
             if stage.until_frac is not None
             else -(-(stage.until_tokens or 0) // self.model.seq_len)
             for stage in self.data.stages[:-1]
         )
+        return tuple(accumulate(ends, max))

@@ -19,8 +19,9 @@ class _End:
 
 
 class ahead(Generic[T]):
-    """The items of `items`, made by a thread that stays at most `depth` of them ahead. Close it to end the thread.
+    """The items of `items`, made by a thread: `depth` of them, at least 1, wait, and one more is made.
 
+    Close it to end the thread.
     An exception in `items` is raised where its item would have come.
     """
 

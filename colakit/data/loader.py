@@ -81,7 +81,7 @@ class TrainLoader:
         if batch_size % world_size:
             raise ValueError(f"a batch of {batch_size} does not divide by {world_size} processes")
         names = schedule.names
-        # A source's order does not depend on what else there is; a single one has the seed to itself.
+        # A source's order does not depend on what other sources there are; a single one has the seed to itself.
         seeds = {name: () if len(names) == 1 else (zlib.crc32(name.encode()),) for name in names}
         self._orders = {name: Order(sources[name], seed, *seeds[name]) for name in names}
         self._schedule = schedule
@@ -133,11 +133,16 @@ def held_out_batches(
 
 
 def _choose(blocks: Blocks, max_tokens: int) -> list[int]:
-    n_blocks = len(blocks)
     if blocks.n_targets <= max_tokens:
-        return list(range(n_blocks))
-    n_chosen = min(n_blocks, max(1, max_tokens // (len(blocks[0]) - 1)))
-    return sorted(permutation(n_blocks, _CAPPED_SEED)[:n_chosen].tolist())
+        return list(range(len(blocks)))
+    chosen: list[int] = []
+    n_targets = 0
+    for index in permutation(len(blocks), _CAPPED_SEED).tolist():
+        n_targets += int((blocks[index][1:] != PAD).sum())
+        if chosen and n_targets > max_tokens:
+            break
+        chosen.append(index)
+    return sorted(chosen)
 
 
 def make_batch(blocks: Sequence[NDArray[np.int32]], isolate_eot: int | None = None) -> Batch:

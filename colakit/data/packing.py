@@ -41,9 +41,8 @@ class Packed:
         self.seq_len = seq_len
         # Runs of chosen documents lie side by side: where each run begins in the store, and in the stream.
         edges = np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8))
-        begins, ends = store.starts[np.flatnonzero(edges == 1)], store.starts[np.flatnonzero(edges == -1)]
-        self._begins = begins[begins < ends]
-        self._bounds = np.concatenate([[0], np.cumsum((ends - begins)[begins < ends])])
+        self._begins, ends = store.starts[np.flatnonzero(edges == 1)], store.starts[np.flatnonzero(edges == -1)]
+        self._bounds = np.concatenate([[0], np.cumsum(ends - self._begins)])
 
     @property
     def n_tokens(self) -> int:

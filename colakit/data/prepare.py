@@ -264,6 +264,10 @@ def _check_length(data: PreparedData, seq_len: int) -> None:
             raise DataError(
                 f"{source.label}: the tokenizer makes no tokens of the held-out text. Use another tokenizer."
             )
+        if len(source.train) == 0 and not isinstance(source.train, Packed):
+            raise DataError(
+                f"{source.label}: the tokenizer makes no tokens of the training text. Use another tokenizer."
+            )
         n_tokens = int(source.store.lengths[source.sides == Side.TRAIN].sum())
         if isinstance(source.train, Packed) and n_tokens < seq_len + 1:
             raise DataError(

@@ -30,7 +30,7 @@ class Side(IntEnum):
     TRAIN = 0
     HELD_OUT = 1
     DUPLICATE = 2
-    """Dropped: training would see a text that is held out."""
+    """Dropped: training would see a text that is held out, or another part of its group."""
 
 
 Sides: TypeAlias = NDArray[np.uint8]
@@ -38,16 +38,19 @@ Sides: TypeAlias = NDArray[np.uint8]
 
 
 def split_sources(facts: Sequence[Facts], val_fraction: float, labels: Sequence[str]) -> list[Sides]:
-    """The sides of the documents of each source. What one holds out, no other trains on.
+    """The sides of the documents of each source. Of a text or group that one holds out, no other trains on a part.
 
     Logs a warning where far more is held out than asked for. Raises DataError, naming the source, where one of its
     sides would be empty.
     """
     held_out = [_held_out(source, val_fraction) for source in facts]
-    texts = np.unique(np.concatenate([source.texts[held] for source, held in zip(facts, held_out, strict=True)]))
+    pairs = list(zip(facts, held_out, strict=True))
+    texts = np.unique(np.concatenate([source.texts[held] for source, held in pairs]))
+    groups = np.unique(np.concatenate([source.groups[held] for source, held in pairs]))
     found = []
     for source, held, label in zip(facts, held_out, labels, strict=True):
-        sides = np.where(np.isin(source.texts, texts), Side.DUPLICATE, Side.TRAIN).astype(np.uint8)
+        repeats = np.isin(source.texts, texts) | np.isin(source.groups, groups)
+        sides = np.where(repeats, Side.DUPLICATE, Side.TRAIN).astype(np.uint8)
         sides[held] = Side.HELD_OUT
         _check(source, sides, val_fraction, label)
         found.append(sides)
