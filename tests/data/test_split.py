@@ -73,9 +73,11 @@ def test_properties(sources: list[list[Document]], fraction: float, rng: random.
         held_texts |= {text_of(d) for d, s in zip(docs, found, strict=True) if s is Side.HELD_OUT}
         train_texts |= {text_of(d) for d, s in zip(docs, found, strict=True) if s is Side.TRAIN}
     assert held_texts.isdisjoint(train_texts), "no text is on both sides, not in another source either"
-    for docs, found in zip(sources, sides, strict=True):
-        dropped = {text_of(d) for d, s in zip(docs, found, strict=True) if s is Side.DUPLICATE}
-        assert dropped <= held_texts, "nothing else is dropped"
+    pairs = [(d, s) for docs, found in zip(sources, sides, strict=True) for d, s in zip(docs, found, strict=True)]
+    held_groups = {group_of(d) for d, s in pairs if s is Side.HELD_OUT}
+    assert held_groups.isdisjoint(group_of(d) for d, s in pairs if s is Side.TRAIN), "nor a group"
+    dropped = [d for d, s in pairs if s is Side.DUPLICATE]
+    assert all(text_of(d) in held_texts or group_of(d) in held_groups for d in dropped), "nothing else is dropped"
     shuffled = [rng.sample(range(len(docs)), len(docs)) for docs in sources]
     again = split_all([[docs[i] for i in order] for docs, order in zip(sources, shuffled, strict=True)], fraction)
     assert again == [[found[i] for i in order] for found, order in zip(sides, shuffled, strict=True)]
