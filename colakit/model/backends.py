@@ -3,7 +3,7 @@
 Each takes q [B, H, T, E] and k, v [B, K, T, E] with H a multiple of K; query head h reads key head h // (H / K). The
 scale is 1/√E (eq. 9). `dropout` is the probability of dropping an attention weight; callers pass 0 in evaluation. With
 `documents` a query reads keys of its own document alone: by one kernel for sequences of any lengths where there is one,
-else document by document, which on a CPU takes half the time of a mask and keeps no n² of anything.
+else document by document, which on a CPU takes less time than a mask, and keeps no n² of anything.
 
 Shapes: B batch, H heads, K kv heads, T time, E head_dim.
 """
