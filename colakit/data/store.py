@@ -2,8 +2,11 @@
 
 Each row has the document's tokens, its end-of-text token behind them, and what the held-out split needs to know of it.
 Files are written whole: under another name, flushed, then renamed. A store is complete once it has its `_DONE` file.
+What was damaged since is noticed: a part that is gone on behind by a hash of its content, a complete store by those of
+its files, which are remembered while the files stay as they are.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from colakit.data.digests import file_digest
 from colakit.errors import DataError
 
 STORE_VERSION = 1
@@ -71,7 +75,8 @@ class StoreWriter:
         """Add a part: for each document its ids, end-of-text included. Raises OSError, as where the disk is full."""
         import pyarrow as pa
 
-        offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in tokens])]).astype(np.int64)
+        lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
         values = np.concatenate([*tokens, np.empty(0, np.uint32)]).astype(self._dtype)
         columns = {
             "tokens": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values)),
@@ -79,7 +84,8 @@ class StoreWriter:
             "text": pa.array(facts.texts),
             "n_bytes": pa.array(facts.n_bytes),
         }
-        table = pa.table(columns).replace_schema_metadata({_STATE: json.dumps(state.__dict__).encode()})
+        metadata = {**state.__dict__, "digest": _digest(lengths, [values], facts)}
+        table = pa.table(columns).replace_schema_metadata({_STATE: json.dumps(metadata).encode()})
 
         def write(path: Path) -> None:
             with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
@@ -90,8 +96,8 @@ class StoreWriter:
 
     def finish(self, state: PartState) -> None:
         """Declare the store complete. Raises OSError."""
-        sizes = [_part_path(self.folder, i).stat().st_size for i in range(self.n_parts)]
-        content = {**state.__dict__, "part_bytes": sizes}
+        digests = [file_digest(_part_path(self.folder, i), self.folder) for i in range(self.n_parts)]
+        content = {**state.__dict__, "parts": digests}
         _write_whole(self.folder / _DONE, lambda path: path.write_text(json.dumps(content), encoding="utf-8"))
 
 
@@ -110,24 +116,19 @@ class DocumentStore:
         try:
             done = json.loads((folder / _DONE).read_text("utf-8"))
             self.short, self.n_bad, self.bad = int(done["short"]), int(done["n_bad"]), tuple(done["bad"])
-            paths = [_part_path(folder, i) for i in range(len(done["part_bytes"]))]
-            for path, size in zip(paths, done["part_bytes"], strict=True):
-                if path.stat().st_size != size:
-                    raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {size}")
+            paths = [_part_path(folder, i) for i in range(len(done["parts"]))]
+            for path, digest in zip(paths, done["parts"], strict=True):
+                if file_digest(path, folder) != digest:
+                    raise ValueError(f"{path.name} is not what was written")
             tables = [Dataset.from_file(str(path)).data for path in paths]
-        except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's errors derive from the first two
+        except (DataError, OSError, ValueError, KeyError, TypeError) as error:  # pyarrow raises OSError and ValueError
             raise DataError(f"{folder} is damaged ({error}). Remove it; it will be made anew.") from error
-        chunks = [chunk for table in tables for chunk in table.column("tokens").chunks]
-        lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in chunks]
-        self.lengths: NDArray[np.int64] = np.concatenate([np.empty(0, np.int64), *lengths])
+        lengths, self._values, self.facts = _arrays(tables)
+        self.lengths: NDArray[np.int64] = lengths
         """[N] tokens of each document, its end-of-text token included; 0 where the tokenizer made nothing of it."""
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         """[N + 1] where each begins in the tokens of all."""
-        self._values = [_values(chunk) for chunk in chunks]
         self._bounds = np.concatenate([[0], np.cumsum([len(values) for values in self._values])])
-        self.facts = Facts(
-            *(_column(tables, name, dtype) for name, dtype in (("group", "u8"), ("text", "u8"), ("n_bytes", "i8")))
-        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -143,14 +144,25 @@ class DocumentStore:
         return np.concatenate([np.empty(0, np.int32), *found], dtype=np.int32, casting="unsafe")
 
 
-def _values(chunk: Any) -> NDArray[np.unsignedinteger[Any]]:  # Any: pyarrow has no types
-    """The tokens of a chunk, as a view of the file."""
-    offsets = chunk.offsets
-    return np.asarray(chunk.values[offsets[0].as_py() : offsets[-1].as_py()].to_numpy())
+def _arrays(tables: list[Any]) -> tuple[NDArray[np.int64], list[NDArray[np.unsignedinteger[Any]]], Facts]:
+    """Lengths [N] and tokens of the documents, the latter as views of the files, and their facts."""
+    # Any: pyarrow has no types
+    chunks = [chunk for table in tables for chunk in table.column("tokens").chunks]
+    offsets = [chunk.offsets.to_numpy() for chunk in chunks]
+    lengths = np.concatenate([np.empty(0, np.int64), *(np.diff(each) for each in offsets)])
+    values = [chunk.values.to_numpy()[each[0] : each[-1]] for chunk, each in zip(chunks, offsets, strict=True)]
+
+    def column(name: str, dtype: str) -> NDArray[Any]:
+        return np.concatenate([np.empty(0, dtype), *(table.column(name).to_numpy() for table in tables)])
+
+    return lengths, values, Facts(column("group", "u8"), column("text", "u8"), column("n_bytes", "i8"))
 
 
-def _column(tables: list[Any], name: str, dtype: str) -> NDArray[Any]:
-    return np.concatenate([np.empty(0, dtype), *(table.column(name).to_numpy() for table in tables)])
+def _digest(lengths: NDArray[np.int64], values: Sequence[NDArray[Any]], facts: Facts) -> str:
+    content = hashlib.blake2b(digest_size=16)
+    for array in (lengths, *values, *facts):
+        content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()
 
 
 def _part_path(folder: Path, number: int) -> Path:
@@ -163,6 +175,9 @@ def _read_state(path: Path) -> PartState:
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
             state = json.loads(reader.schema.metadata[_STATE])
+            # A stream cut between two of its messages reads like one that ends there.
+            if _digest(*_arrays([reader.read_all()])) != state["digest"]:
+                raise ValueError("it is not what was written")
         return PartState(
             tuple(state["position"]), state["short"], state["n_bad"], tuple(state["bad"]), state["n_bytes"]
         )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from colakit.config.schema import DataConfig
 from colakit.data.document import Document
 from colakit.data.lines import MAX_CHUNK_BYTES, MAX_LINE_CHARS, MIN_CHUNK_BYTES, _chunks, _pieces
-from colakit.data.sources import Source, Tally
+from colakit.data.sources import END, MOST_LISTED, START, Source, Tally
 from colakit.errors import DataError
 
 
@@ -256,3 +256,110 @@ def test_the_check_before_a_run_finds_a_missing_path_and_reads_nothing(tmp_path:
     with pytest.raises(DataError, match="no such file"):
         source(tmp_path / "a.txt").check()
     source(write(tmp_path / "a.jsonl", "broken")).check()
+
+
+# --- what a source chooses, and where reading goes on
+
+
+def numbered(path: Path, n: int = 60) -> Path:
+    return write(path, "".join(json.dumps({"text": f"text number {i}", "id": str(i)}) + "\n" for i in range(n)))
+
+
+def test_parts_are_disjoint_and_join_to_the_whole(tmp_path: Path) -> None:
+    path = numbered(tmp_path / "a.jsonl", 300)
+    parts = [read(path, part=f"{i}/3") for i in (1, 2, 3)]
+    assert all(len(part) > 60 for part in parts)
+    joined = [document for part in parts for document in part]
+    assert sorted(joined, key=lambda document: int(document.id or "")) == read(path)
+    grouped = write(tmp_path / "b.jsonl", '{"text": "x", "id": "book#1"}\n{"text": "y", "id": "book#2"}\n')
+    assert {len(read(grouped, part=f"{i}/2")) for i in (1, 2)} == {0, 2}, "a group stays together"
+
+
+def test_a_limit_ends_with_the_document_that_reaches_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps({"text": "é" * 50}) + "\n" for _ in range(40)))
+    assert [len(read(path, max_mb=mb)) for mb in (0.0001, 0.00011, 0.001, 1.0)] == [1, 2, 10, 40]
+    tally = Tally()
+    assert len(list(source(path, max_mb=0.001).documents(tally))) == 10
+    assert tally.n_bytes == 1000
+
+
+def test_bad_records_fail_or_are_counted_and_listed(tmp_path: Path) -> None:
+    lines = b'{"text": "a b"}\nnonsense\n{"text": "caf\xe9"}\n{"text": 3}\n\n{"text": "short"}\n{"text": "c d"}\n{\n'
+    path = write(tmp_path / "a.jsonl", lines)
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2: not valid JSON"):
+        read(path)
+    tally = Tally()
+    found = source(path, on_bad_record="skip", min_words=2).documents(tally)
+    assert [document.text for _, document in found] == ["a b", "c d"]
+    assert (tally.n_bad, tally.short) == (4, 1)
+    assert [message.split(":")[0] for message in tally.bad] == [f"{path}, line {n}" for n in (2, 3, 4, 8)]
+    many = write(tmp_path / "b.jsonl", '{"text": "a"}\n' + "x\n" * (MOST_LISTED + 5))
+    tally = Tally()
+    list(source(many, on_bad_record="skip").documents(tally))
+    assert (tally.n_bad, len(tally.bad)) == (MOST_LISTED + 5, MOST_LISTED)
+
+
+def test_a_damaged_file_is_no_bad_record(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "a"}\n' * 9999)[:-9])
+    with pytest.raises(DataError, match="truncated or damaged"):
+        read(path, on_bad_record="skip")
+
+
+def _mixed_folder(folder: Path) -> Path:
+    """Files of all kinds, with good, short, blank and bad records, bad ones first and last among them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    good = [json.dumps({"text": f"good line {i}"}) for i in range(6)]
+    write(folder / "a.jsonl", "\n".join(["bad", *good[:2], "bad", "bad", '{"text": "x"}', *good[2:4], "bad"]))
+    write(folder / "b.jsonl.gz", "\n".join(["bad", "bad", *good, '{"text": "y"}']))
+    write(folder / "c.txt", b"one line\n\xff\xfe bad\nanother line\n" + b"word " * 8000)
+    write(folder / "d.jsonl", "bad\n")
+    pq.write_table(pa.table({"text": ["row one of some", None, "row two of some", None]}), folder / "e.parquet")
+    return folder
+
+
+def test_reading_goes_on_behind_any_document_and_tells_of_nothing_twice(tmp_path: Path) -> None:
+    """A resumed call told again of the bad records of the file that it goes on in."""
+    options: dict[str, Any] = {"on_bad_record": "skip", "min_words": 2}
+    folder = _mixed_folder(tmp_path / "c")
+    whole_tally = Tally()
+    whole, states = [], [(START, 0, 0, 0)]
+    for position, document in source(folder, **options).documents(whole_tally):
+        whole.append((position, document))
+        states.append((position, whole_tally.short, whole_tally.n_bad, whole_tally.n_bytes))
+    assert (whole_tally.n_bad, whole_tally.short) == (10, 2)
+    assert len(whole) == 14
+    for number, (position, short, n_bad, n_bytes) in enumerate(states):
+        tally = Tally(short, n_bad, whole_tally.bad[:n_bad], n_bytes)
+        assert list(source(folder, **options).documents(tally, position)) == whole[number:]
+        assert tally == whole_tally
+    assert list(source(folder, **options).documents(tally, END)) == []
+    assert tally == whole_tally
+
+
+def test_the_meter_comes_to_all_bytes_on_disk(tmp_path: Path) -> None:
+    """An uncompressed file counted as nothing once it was read."""
+    folder = _mixed_folder(tmp_path / "c")
+    total = sum(path.stat().st_size for path in folder.iterdir())
+    reading = source(folder, on_bad_record="skip")
+    for start in (START, (1, 3), (3, 0)):
+        meter = reading.meter()
+        seen = [0]
+        for _ in reading.documents(Tally(), start, meter):
+            seen.append(meter.done)
+        assert (meter.done, meter.total) == (total, total)
+        assert seen == sorted(seen)
+        assert seen[1] > 0
+
+
+def test_identity_is_of_names_contents_and_choices_not_of_places(tmp_path: Path) -> None:
+    one = source(_mixed_folder(tmp_path / "one")).identity()
+    assert source(_mixed_folder(tmp_path / "two")).identity() == one
+    (tmp_path / "two" / "d.jsonl").rename(tmp_path / "two" / "dd.jsonl")
+    changed = {source(tmp_path / "two").identity()}
+    for options in ({"text_field": "body"}, {"part": "1/2"}, {"max_mb": 1.0}, {"min_words": 1}, {"remove_urls": True}):
+        changed.add(source(tmp_path / "one", **options).identity())
+    changed.add(source(tmp_path / "one", val_fraction=0.99).identity())
+    assert len(changed | {one}) == 8, "val_fraction decides whether c.txt is cut"
