@@ -32,6 +32,7 @@ def test_the_muon_presets_are_the_paper_s() -> None:
         "cola-fan-dropout-muon",
         "refined",
         "refined-tied",
+        "smollm2-stages",
     }
 
 
