@@ -33,5 +33,5 @@ class Meter:
         finished, file = self._finished, self._file
         try:
             return finished + (0 if file is None else file.tell())
-        except ValueError:  # closed just now, by the thread that reads it
+        except (ValueError, OSError):  # closed just now, by the thread that reads it
             return self._finished

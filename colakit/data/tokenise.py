@@ -16,7 +16,7 @@ from tokenizers import Encoding
 from colakit.data.ahead import ahead
 from colakit.data.document import Document, pieces
 from colakit.data.meter import Meter
-from colakit.data.sources import START, Position, Source, Tally
+from colakit.data.sources import END, START, Position, Source, Tally
 from colakit.data.store import Facts, PartState, StoreWriter
 from colakit.data.tokenizer import Tokenizer
 
@@ -108,7 +108,7 @@ def _batches(source: Source, start: PartState, meter: Meter, tally: Tally | None
     tally = tally if tally is not None else Tally(start.short, start.n_bad, list(start.bad), start.n_bytes)
     held: list[Document] = []
     n_chars = 0
-    position: Position = start.position
+    position: Position
     for position, document in source.documents(tally, start.position, meter):
         held.append(document)
         n_chars += len(document.text)
@@ -116,7 +116,7 @@ def _batches(source: Source, start: PartState, meter: Meter, tally: Tally | None
             yield _batch(held, position, tally)
             held, n_chars = [], 0
     # Also where no document is left, records that were left out behind the last one count.
-    yield _batch(held, position, tally)
+    yield _batch(held, END, tally)
 
 
 def _batch(documents: list[Document], position: Position, tally: Tally) -> _Batch:

