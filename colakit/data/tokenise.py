@@ -22,6 +22,7 @@ from colakit.data.tokenizer import Tokenizer
 
 _BATCH_CHARS = 4_000_000
 """Enough to keep every core busy, little enough to hold: an encoding takes some hundred bytes for each token."""
+_PIECE_CHARS = 1_000_000
 _PART_BYTES = 2**25
 _BATCHES_AHEAD = 2
 
@@ -158,8 +159,13 @@ class _Encoded:
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str], max_document_mb: float) -> _Encoded:
-    size = max(1, int(max_document_mb * 1e6))
-    parts = [(number, piece) for number, text in enumerate(texts) for piece in pieces(text, size)]
+    longest = max(1, int(max_document_mb * 1e6))
+    # Pieces are smaller than that, so that a giant document keeps every core busy, and little memory.
+    parts = [
+        (number, piece)
+        for number, text in enumerate(texts)
+        for piece in (pieces(text, min(longest, _PIECE_CHARS)) if len(text) > longest else (text,))
+    ]
     encoded = _Encoded(len(texts), [], [])
     for group in _groups(parts):
         # An encoding is many times its ids: of a giant document, only those of one group are held.

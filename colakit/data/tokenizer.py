@@ -6,6 +6,7 @@ Training a tokenizer is `bpe`, finding one on disk or in the hub's cache `pretra
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Tokenizer:
         """The text of `ids`, special tokens spelled out; bytes that are not UTF-8 become U+FFFD."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the tokenizer's canonical JSON, and of which token ends a document."""
         canonical = json.dumps(json.loads(self._backend.to_str()), sort_keys=True, ensure_ascii=False)

@@ -1,6 +1,5 @@
-"""Tokenising in parts: the same store whatever interrupts it, and texts in pieces that make the tokens of the whole."""
+"""From documents to tokens: killed at any moment and resumed it ends the same; faults are told; memory stays small."""
 
-import errno
 import json
 import os
 import random
@@ -8,236 +7,223 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from colakit.config.schema import DataConfig
-from colakit.data import store as store_module
+from colakit.data import prepare as prepare_module
 from colakit.data import tokenise as tokenise_module
-from colakit.data.bpe import train_bpe
-from colakit.data.cache import cache_root
-from colakit.data.document import Document, hash64, pieces
 from colakit.data.prepare import PreparedData, prepare
-from colakit.data.store import DocumentStore
 from colakit.data.tokenise import Progress, encode_documents
 from colakit.data.tokenizer import Tokenizer
 from colakit.errors import DataError
 
-SHARED_TOKENIZER = Path(__file__).parents[3] / "shared" / "data" / "tokenizer_smollm2"
+ROOT = Path(__file__).parents[2]
 
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    texts = [f"the {i} quick brown foxes aren't jumping\n\n  over 12 lazy dogs: naïve 東京 {i * i}" for i in range(300)]
-    made = train_bpe(texts, 500)
-    made.save(tmp_path_factory.mktemp("tokenizer"))
-    return made
-
-
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of 500 characters and parts of 2 kB."""
-    monkeypatch.setattr(tokenise_module, "_BATCH_CHARS", 500)
-    monkeypatch.setattr(tokenise_module, "_PART_BYTES", 2000)
-
-
-def corpus(folder: Path, tokenizer: Tokenizer, n: int = 120) -> DataConfig:
-    tokenizer.save(folder / "tokenizer")
-    for name in ("a", "b"):
-        lines = [json.dumps({"text": f"{name} document {i} of lazy dogs " * (1 + i % 5)}) for i in range(n)]
-        (folder / f"{name}.jsonl").write_text("\n".join([*lines[:7], "{broken", *lines[7:]]))
-    return DataConfig(
-        source="files",
-        path=str(folder / "*.jsonl"),
-        tokenizer=str(folder / "tokenizer"),
-        val_fraction=0.1,
-        on_bad_record="skip",
-        cache_dir=str(folder / "cache"),
-    )
-
-
-def run(config: DataConfig, **options: Any) -> PreparedData:
-    return prepare(config, seq_len=16, vocab_size=500, **options)
-
-
-def content(config: DataConfig) -> dict[str, bytes]:
-    """The files of the only store, by name."""
-    (folder,) = (cache_root(config) / "tokens").iterdir()
-    here, anywhere = str(Path(config.path or "").parent).encode(), b"x" * len(str(Path(config.path or "").parent))
-    # done.json has hashes of parts, which name their folder where a record is bad.
-    parts = sorted(folder.glob("part-*"))
-    return {path.name: path.read_bytes().replace(here, anywhere) for path in parts}
-
-
-@pytest.mark.usefixtures("small_parts")
-def test_what_is_interrupted_goes_on_behind_the_last_part(
-    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("whole", "holes"):
-        (tmp_path / name).mkdir()
-    whole, cut = (corpus(tmp_path / name, tokenizer) for name in ("whole", "holes"))
-    done = run(whole)
-    n_parts = len(content(whole))
-    assert n_parts > 5
-    encoded: list[str] = []
-    honest = Tokenizer.encodings
-
-    def interrupted(self: Tokenizer, texts: list[str]) -> list[Any]:
-        if len(encoded) >= limit:
-            raise KeyboardInterrupt
-        encoded.extend(texts)
-        return honest(self, texts)
-
-    monkeypatch.setattr(Tokenizer, "encodings", interrupted)
-    total = 0
-    for limit in (50, 30, 60, 10_000):
-        encoded.clear()
-        if limit == 10_000:
-            again = run(cut)
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                run(cut)
-        total += len(encoded)
-    assert content(cut) == content(whole)
-    assert 240 < total < 2 * 240, "finished parts were not tokenised again"
-    assert again.describe()["bad_records"] == done.describe()["bad_records"] == 2
-    counts = [{k: v for k, v in data.describe().items() if k != "tokenizer"} for data in (again, done)]
-    assert counts[0] == counts[1]
-
-
+# Batches and parts small enough that a kill falls between any two of them.
 CHILD = """
 import sys
 from colakit.config.schema import DataConfig
 from colakit.data import tokenise
 from colakit.data.prepare import prepare
-tokenise._BATCH_CHARS, tokenise._PART_BYTES = 500, 2000
+tokenise._BATCH_CHARS, tokenise._PART_BYTES = 2000, 4000
+config = DataConfig.model_validate_json(sys.argv[1])
 print("ready", flush=True)
-prepare(DataConfig.model_validate_json(sys.argv[1]), seq_len=16, vocab_size=500)
+prepare(config, seq_len=16, vocab_size=300)
+print("done", flush=True)
 """
 
 
-def test_kills_at_random_moments_leave_what_a_later_call_completes(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    for name in ("whole", "holes"):
-        (tmp_path / name).mkdir()
-    whole, killed = (corpus(tmp_path / name, tokenizer, n=1500) for name in ("whole", "holes"))
-    subprocess.run([sys.executable, "-c", CHILD, whole.model_dump_json()], check=True, capture_output=True)
-    rng = random.Random(0)
-    n_kills = 0
-    for _ in range(60):
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, killed.model_dump_json()], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        assert child.stdout is not None
-        child.stdout.readline()
-        time.sleep(rng.uniform(0.02, 0.35))
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-        if child.returncode == 0:
-            break
-        n_kills += 1
-        if n_kills == 4:  # and now to its end
-            subprocess.run([sys.executable, "-c", CHILD, killed.model_dump_json()], check=True, capture_output=True)
-            break
-    assert n_kills >= 1
-    left = {name: data for name, data in content(killed).items() if not name.startswith(".")}
-    assert left == content(whole)
+def corpus(folder: Path, n: int = 400, **options: Any) -> DataConfig:  # Any: fields of any type
+    """Three files of long and short documents, with bad records among them."""
+    folder.mkdir()
+    words = ["alpha", "beta", "naïve", "1234", "漢字", "\n\n", "end."]
+    for name in "abc":
+        rows = [
+            json.dumps(
+                {"text": " ".join(words[(i * 7 + j * j) % len(words)] for j in range(1 + i % 97)) + f" {name}{i}"}
+            )
+            for i in range(n)
+        ]
+        for place in (n, n // 2, n // 3, 0):
+            rows.insert(place, "{bad")
+        (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    fields = {"on_bad_record": "skip", "min_words": 3, "cache_dir": str(folder.parent / "cache"), **options}
+    return DataConfig(source="files", path=str(folder), val_fraction=0.1, **fields)
 
 
-@pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("fails_at", [0, 2, 99])
-def test_a_full_disk_is_one_error_and_trusts_nothing_half_written(
-    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, fails_at: int
-) -> None:
-    config = corpus(tmp_path, tokenizer)
-    honest = store_module._write_whole
-    calls = iter(range(1000))
-
-    def full(path: Path, write: Any) -> None:
-        def half(partial: Path) -> None:
-            write(partial)
-            if next(calls) >= fails_at or (fails_at == 99 and path.name == "done.json"):
-                partial.write_bytes(partial.read_bytes()[:40])
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        honest(path, half)
-
-    monkeypatch.setattr(store_module, "_write_whole", full)
-    with pytest.raises(DataError, match=r"cannot be read or written: No space left on device.*data\.cache_dir=PATH"):
-        run(config)
-    (folder,) = (cache_root(config) / "tokens").iterdir()
-    assert not (folder / "done.json").exists()
-    assert len(list(folder.glob("part-*"))) == (fails_at if fails_at < 99 else len(list(folder.glob("part-*"))))
-    assert list(folder.glob(".*")) == []
-    monkeypatch.setattr(store_module, "_write_whole", honest)
-    assert len(DocumentStore(folder) if (folder / "done.json").exists() else run(config).sources[0].store) == 240
+def run(config: DataConfig, watch: Any = tokenise_module.unwatched) -> PreparedData:
+    return prepare(config, seq_len=16, vocab_size=300, watch=watch)
 
 
-@pytest.mark.usefixtures("small_parts")
-def test_progress_is_told_to_the_end(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    seen: list[Progress] = []
-    config = corpus(tmp_path, tokenizer)
-    run(config, watch=seen.append)
-    n_bytes = sum(path.stat().st_size for path in tmp_path.glob("*.jsonl"))
-    assert seen[-1] == Progress("data", "tokenising", 240, n_bytes, n_bytes)
-    assert [p.documents for p in seen] == sorted(p.documents for p in seen)
-    assert len(seen) > 5
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenise_module, "_BATCH_CHARS", 2000)
+    monkeypatch.setattr(tokenise_module, "_PART_BYTES", 4000)
 
 
-# --- texts in pieces
-
-TEXTS = st.text(st.sampled_from("aé東 \n\t."), max_size=200)
-
-
-@given(text=TEXTS, size=st.integers(1, 50))
-def test_pieces_joined_are_the_text_cut_before_white_space_where_there_is_any(text: str, size: int) -> None:
-    found = list(pieces(text, size))
-    assert "".join(found) == text
-    assert all(len(piece) <= size for piece in found)
-    for one, two in pairwise(found):
-        before_space = two[0].isspace() and not one[-1].isspace()
-        assert before_space or " " not in one.lstrip()
+def stored(config: DataConfig) -> dict[str, bytes]:
+    """The files of the only store."""
+    (folder,) = (Path(str(config.cache_dir)) / "tokens").iterdir()
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-WORDS = ["fox", " ", "  ", "\n", "\n\n ", "naïve", "東京", "12", "aren't", "."]
+def child(config: DataConfig) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "true"}
+    command = [sys.executable, "-c", CHILD, config.model_dump_json()]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    words=st.lists(
-        st.sampled_from(["fox", " ", "  ", "\n", "\n\n ", "naïve", "東京", "12", "aren't", "."]), max_size=60
+def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_parts(monkeypatch)
+    whole = corpus(tmp_path / "c", 150)
+    expected = run(whole).describe()
+    assert len(stored(whole)) > 10
+    assert expected["bad_records"] == 12
+    config = whole.model_copy(update={"cache_dir": str(tmp_path / "killed")})
+    tokens = tmp_path / "killed" / "tokens"
+    moments = random.Random(5)
+    kept: dict[Path, int] = {}
+    n_killed = 0
+    for _ in range(3):
+        process = child(config)
+        assert process.stdout is not None
+        with process.stdout:
+            n_parts = len(list(tokens.glob("*/part*"))) + moments.randrange(1, 4)
+            while process.poll() is None and len(list(tokens.glob("*/part*"))) < n_parts:
+                time.sleep(0.001)
+            time.sleep(moments.random() * 0.01)
+            process.send_signal(signal.SIGKILL)
+            n_killed += process.wait() == -signal.SIGKILL
+        assert all(path.stat().st_mtime_ns == written for path, written in kept.items()), "finished parts are kept"
+        kept = {path: path.stat().st_mtime_ns for path in tokens.glob("*/part*")}
+    assert n_killed >= 2
+    assert run(config).describe() == expected, "bad and short records are counted once"
+    assert stored(config) == stored(whole)
+
+
+def test_stopped_behind_every_part_it_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kill leaves, made by hand: the first parts, without the end."""
+    small_parts(monkeypatch)
+    config = corpus(tmp_path / "c", 60)
+    expected, files = run(config).describe(), stored(config)
+    (folder,) = (tmp_path / "cache" / "tokens").iterdir()
+    n_parts = len(files) - 1
+    assert n_parts > 4
+    encoded: list[str] = []
+    honest = Tokenizer.encodings
+    monkeypatch.setattr(Tokenizer, "encodings", lambda self, texts: encoded.extend(texts) or honest(self, texts))
+    for kept in range(n_parts + 1):
+        (folder / "done.json").unlink()
+        for number in range(kept, n_parts):
+            (folder / f"part-{number:05}.arrow").unlink()
+        encoded.clear()
+        assert run(config).describe() == expected
+        assert stored(config) == files
+        assert bool(encoded) == (kept < n_parts), "what is finished is not tokenised again"
+
+
+def test_a_disk_that_is_full_says_so_and_room_mends_it(tmp_path: Path) -> None:
+    whole = corpus(tmp_path / "c")
+    run(whole)
+    config = whole.model_copy(update={"cache_dir": str(tmp_path / "full")})
+    script = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000,) * 2)\n"
+        "import colakit.errors as e, sys\n"
+        "try:\n"
+        + "\n".join(f"    {line}" for line in CHILD.replace(" = 2000, 4000", " = 2**20, 2**20").split("\n"))
+        + "\nexcept e.DataError as error:\n    print(error)\n"
     )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script, config.model_dump_json()]
+    outcome = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert "done" not in outcome.stdout.split()
+    assert "cannot be read or written: " in outcome.stdout
+    assert "Give it room and permissions, or choose another place with --set data.cache_dir=PATH" in outcome.stdout
+    assert not list((tmp_path / "full").rglob("*.arrow")), outcome.stdout
+    assert not list((tmp_path / "full").rglob(".*")), "nothing half-written stays"
+    run(config)
+    assert stored(config) == stored(whole)
+
+
+def test_a_bad_record_fails_by_default(tmp_path: Path) -> None:
+    config = corpus(tmp_path / "c", on_bad_record="fail")
+    with pytest.raises(
+        DataError, match=r"a\.jsonl, line 1: not valid JSON \(.*\)\. JSONL holds one object on each line"
+    ):
+        run(config)
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+def test_bad_records_are_listed_again_from_the_cache(tmp_path: Path) -> None:
+    config = corpus(tmp_path / "c", 60)
+    for _ in range(2):
+        (source,) = run(config).sources
+        assert (source.store.n_bad, len(source.store.bad)) == (12, 12)
+        assert source.store.bad[1].startswith(f"{tmp_path}/c/a.jsonl, line 22: not valid JSON")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{bad\n" * 3, r"no record that can be read; the first of 3: .*a\.jsonl, line 1"),
+        ('{"text": "one two"}\n', r"no document of 3 words \(data\.min_words\)"),
+        ('{"text": " "}\n', "no text but blanks"),
+    ],
 )
-def test_a_text_in_pieces_has_the_tokens_of_the_whole(tokenizer: Tokenizer, words: list[str]) -> None:
-    text = "start " + "".join(words)
-    (whole,) = encode_documents(tokenizer, [text], 8.0)
-    assert whole.tolist() == [*tokenizer.encode_batch([text])[0], tokenizer.eot_id]
-    for size in (40, 64):
-        cut_at_space = all(p[0].isspace() for p in list(pieces(text, size))[1:])
-        (cut,) = encode_documents(tokenizer, [text], size / 1e6)
-        assert not cut_at_space or np.array_equal(cut, whole)
+@pytest.mark.parametrize("tokenizer", ["bpe", "loaded"])
+def test_a_source_of_nothing_says_what_there_was(tmp_path: Path, content: str, message: str, tokenizer: str) -> None:
+    config = corpus(tmp_path / "c", 60)
+    if tokenizer == "loaded":
+        run(config).tokenizer.save(tmp_path / "t")
+        config = config.model_copy(update={"tokenizer": str(tmp_path / "t")})
+    for name in "bc":
+        (tmp_path / "c" / f"{name}.jsonl").unlink()
+    (tmp_path / "c" / "a.jsonl").write_text(content)
+    with pytest.raises(DataError, match=rf"c holds {message}"):
+        run(config)
 
 
-@pytest.mark.skipif(not SHARED_TOKENIZER.is_dir(), reason="the tokenizer is not here")
-def test_smollm2s_tokens_are_those_of_the_whole() -> None:
-    from colakit.data.corpus import read_stdlib
-    from colakit.data.tokenizer import read_tokenizer
+def test_progress_comes_to_all_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_parts(monkeypatch)
+    seen: list[Progress] = []
+    data = run(corpus(tmp_path / "c"), seen.append)
+    n_bytes = sum(path.stat().st_size for path in (tmp_path / "c").iterdir())
+    for doing in ("reading", "tokenising"):
+        steps = [progress for progress in seen if progress.doing == doing]
+        assert len(steps) > 10
+        assert [p.bytes_read for p in steps] == sorted(p.bytes_read for p in steps)
+        assert (steps[-1].bytes_read, steps[-1].bytes_total) == (n_bytes, n_bytes)
+        assert steps[-1].documents == len(data.sources[0].store)
+        assert steps[0].bytes_read < n_bytes
 
-    smollm2 = read_tokenizer(SHARED_TOKENIZER, source="SmolLM2")
-    texts = [document.text for document, _ in zip(read_stdlib(), range(40), strict=False)]
-    whole = encode_documents(smollm2, texts, 8.0)
-    cut = encode_documents(smollm2, texts, 0.002)
-    assert all(np.array_equal(a, b) for a, b in zip(whole, cut, strict=True))
+
+def test_only_documents_above_the_limit_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = prepare_module.train_bpe(["some words"] * 3, 270)
+    batches: list[list[str]] = []
+    honest = Tokenizer.encodings
+    monkeypatch.setattr(Tokenizer, "encodings", lambda self, texts: batches.append(list(texts)) or honest(self, texts))
+    short, long = "some " * 200, "some " * 201
+    first, second, third = encode_documents(tokenizer, [short, long, ""], 0.001)
+    assert batches == [[short, ("some " * 200)[:-1], " some ", ""]]
+    assert third.tolist() == []
+    for ids, text in ((first, short), (second, long)):
+        assert ids.tolist() == [*honest(tokenizer, [text])[0].ids, tokenizer.eot_id]
+    batches.clear()
+    monkeypatch.setattr(tokenise_module, "_PIECE_CHARS", 100)
+    encode_documents(tokenizer, [short, long], 0.001)
+    assert short in batches[0], "whole up to the limit"
+    assert max(map(len, batches[0][1:])) <= 100, "then in pieces that many cores can share"
+    batches.clear()
+    monkeypatch.setattr(tokenise_module, "_BATCH_CHARS", 1000)
+    encode_documents(tokenizer, [long * 9], 0.001)
+    assert max(sum(map(len, batch)) for batch in batches) <= 1500, "one giant is not encoded at once"
 
 
-def test_a_document_that_makes_no_token_has_no_end_either(
-    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_document_that_makes_no_token_has_no_end_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = prepare_module.train_bpe(["some words"] * 3, 270)
     honest = tokenizer.encodings
     monkeypatch.setattr(tokenizer, "encodings", lambda texts: honest(["" if t == "nothing" else t for t in texts]))
     (x,), (y,) = tokenizer.encode_batch(["x", "y"])
@@ -245,17 +231,32 @@ def test_a_document_that_makes_no_token_has_no_end_either(
     assert [ids.tolist() for ids in encoded] == [[x, tokenizer.eot_id], [], [y, tokenizer.eot_id]]
 
 
-# --- hashes
+MEMORY = """
+import resource, sys
+from colakit.config.schema import DataConfig
+from colakit.data.prepare import prepare
+import datasets, pyarrow.parquet
+DataConfig
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+data = prepare(DataConfig.model_validate_json(sys.argv[1]), seq_len=16, vocab_size=2**17)
+print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, data.describe()["text_bytes"])
+"""
 
 
-def test_the_group_is_the_ids_part_before_the_hash_sign_else_the_words() -> None:
-    assert Document("a", "book#1").hashes()[0] == Document("b", "book#2").hashes()[0] == hash64(b"book")
-    assert Document("a b", "plain").hashes()[0] == Document("a\n b ").hashes()[0] == hash64(b"a b")
-    assert Document("a  b", "book#1").hashes()[1] == hash64(b"a b")
-
-
-def test_long_texts_are_hashed_in_pieces_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "".join(f"word{i} \n\t"[: 6 + i % 4] for i in range(3000))
-    whole = Document(text).hashes()
-    monkeypatch.setattr("colakit.data.document._PIECE_CHARS", 100)
-    assert Document(text).hashes() == whole
+@pytest.mark.parametrize("ending", ["jsonl", "txt"])
+def test_one_giant_line_is_read_and_costs_little_memory(tmp_path: Path, ending: str) -> None:
+    n = 3_000_000
+    text = "one giant line of 漢字 " * (n // 24)
+    (tmp_path / "c").mkdir()
+    giant = json.dumps({"text": text}, ensure_ascii=False) + "\n" if ending == "jsonl" else text
+    (tmp_path / "c" / f"a.{ending}").write_text(giant)
+    (tmp_path / "c" / "b.jsonl").write_text("".join(json.dumps({"text": f"text {i} of all"}) + "\n" for i in range(50)))
+    prepare_module.train_bpe([text[:9999]], 400).save(tmp_path / "t")
+    config = DataConfig(source="files", path=str(tmp_path / "c"), tokenizer=str(tmp_path / "t"), max_document_mb=0.5)
+    config = config.model_copy(update={"cache_dir": str(tmp_path / "cache")})
+    command = [sys.executable, "-c", MEMORY, config.model_dump_json()]
+    outcome = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert outcome.returncode == 0, outcome.stderr
+    before, peak, text_bytes = map(int, outcome.stdout.split())
+    assert text_bytes > len(text.encode())
+    assert peak - before < 500 * 1024, "KiB"
