@@ -29,9 +29,5 @@ class Meter:
 
     @property
     def done(self) -> int:
-        """Bytes read so far."""
-        finished, file = self._finished, self._file
-        try:
-            return finished + (0 if file is None else file.tell())
-        except (ValueError, OSError):  # closed just now, by the thread that reads it
-            return self._finished
+        """Bytes read so far. To be asked by the thread that reads: from elsewhere, a file may be closing."""
+        return self._finished + (0 if self._file is None else self._file.tell())

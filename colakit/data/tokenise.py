@@ -52,6 +52,8 @@ class _Batch:
     documents: list[Document]
     facts: Facts
     state: PartState
+    bytes_read: int
+    """Of the files on disk, as its reader counts them: another thread may be further by now."""
 
 
 def tokenise(
@@ -76,7 +78,7 @@ def tokenise(
             held.append(batch.facts)
             state = batch.state
             n_documents += len(batch.documents)
-            watch(Progress(source.name, "tokenising", n_documents, meter.done, meter.total))
+            watch(Progress(source.name, "tokenising", n_documents, batch.bytes_read, meter.total))
             if sum(int(facts.n_bytes.sum()) for facts in held) >= _PART_BYTES:
                 _write(source, writer, tokens, held, state)
                 held, tokens = [], []
@@ -101,7 +103,7 @@ def read_facts(source: Source, tally: Tally, watch: Watch = unwatched) -> Facts:
     for batch in _batches(source, PartState(START, 0, 0, (), 0), meter, tally):
         found.append(batch.facts)
         n_documents += len(batch.documents)
-        watch(Progress(source.name, "reading", n_documents, meter.done, meter.total))
+        watch(Progress(source.name, "reading", n_documents, batch.bytes_read, meter.total))
     return Facts(*(np.concatenate(column) for column in zip(_no_facts(), *found, strict=True)))
 
 
@@ -114,17 +116,17 @@ def _batches(source: Source, start: PartState, meter: Meter, tally: Tally | None
         held.append(document)
         n_chars += len(document.text)
         if n_chars >= _BATCH_CHARS:
-            yield _batch(held, position, tally)
+            yield _batch(held, position, tally, meter)
             held, n_chars = [], 0
     # Also where no document is left, records that were left out behind the last one count.
-    yield _batch(held, END, tally)
+    yield _batch(held, END, tally, meter)
 
 
-def _batch(documents: list[Document], position: Position, tally: Tally) -> _Batch:
+def _batch(documents: list[Document], position: Position, tally: Tally, meter: Meter) -> _Batch:
     hashes = np.array([document.hashes() for document in documents], dtype=np.uint64).reshape(-1, 2)
     n_bytes = np.array([len(document.text.encode()) for document in documents], dtype=np.int64)
     state = PartState(position, tally.short, tally.n_bad, tuple(tally.bad), tally.n_bytes)
-    return _Batch(documents, Facts(hashes[:, 0], hashes[:, 1], n_bytes), state)
+    return _Batch(documents, Facts(hashes[:, 0], hashes[:, 1], n_bytes), state, meter.done)
 
 
 def _no_facts() -> Facts:
