@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn, TypeAlias
 
 from colakit.errors import DataError
@@ -26,34 +27,28 @@ class Document:
     def hashes(self) -> tuple[int, int]:
         """Of group and text, each uniform in 0 … 2⁶⁴ − 1.
 
-        The text's is that of its words alone: equal for copies that differ in line ends or layout. The group is the
-        part of `id` before ``#`` where there is one (`book#3` belongs to `book`), else the words again.
+        The text's is that of all but its ASCII white space and no-break spaces: equal for copies that differ in line
+        ends or layout. The group is the part of `id` before ``#`` where there is one (`book#3` belongs to `book`), else
+        the text again.
         """
-        words = _hash_words(self.text)
+        digest = _digest()
+        for start in range(0, len(self.text), _PIECE_CHARS):
+            piece = self.text[start : start + _PIECE_CHARS].encode()
+            digest.update(piece.translate(None, _ASCII_SPACE).replace(_NO_BREAK_SPACE, b""))
+        text = int.from_bytes(digest.digest(), "big")
         group, hash_sign, _ = (self.id or "").partition("#")
-        return (hash64(group.encode()) if hash_sign else words), words
+        return (hash64(group.encode()) if hash_sign else text), text
+
+
+_digest = partial(hashlib.blake2b, digest_size=8)
+_PIECE_CHARS = 2**20
+_ASCII_SPACE = b" \t\n\r\v\f"
+_NO_BREAK_SPACE = "\u00a0".encode()
 
 
 def hash64(content: bytes) -> int:
     """The hash that documents are told apart by."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
-
-
-_PIECE_CHARS = 2**20
-
-
-def _hash_words(text: str) -> int:
-    """`hash64` of the words of `text` with one space between them; a piece at a time, since words are many objects."""
-    if len(text) <= _PIECE_CHARS:
-        return hash64(" ".join(text.split()).encode())
-    digest = hashlib.blake2b(digest_size=8)
-    in_word, separator = False, b""
-    for piece in pieces(text, _PIECE_CHARS):
-        if words := piece.split():
-            digest.update((b"" if in_word and not piece[0].isspace() else separator) + " ".join(words).encode())
-            separator = b" "
-        in_word = not piece[-1].isspace()
-    return int.from_bytes(digest.digest(), "big")
+    return int.from_bytes(_digest(content).digest(), "big")
 
 
 def pieces(text: str, size: int) -> Iterator[str]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from colakit.data.digests import file_digest
 from colakit.errors import DataError
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 """Part of the key: raise it when the same documents would be stored otherwise."""
 
 _DONE = "done.json"
@@ -36,7 +36,7 @@ class Facts(NamedTuple):
     groups: NDArray[np.uint64]
     """[N] hashes of their groups."""
     texts: NDArray[np.uint64]
-    """[N] hashes of their words."""
+    """[N] hashes of their texts."""
     n_bytes: NDArray[np.int64]
     """[N] UTF-8 bytes of their texts."""
 

@@ -6,7 +6,6 @@ Training a tokenizer is `bpe`, finding one on disk or in the hub's cache `pretra
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,10 @@ class Tokenizer:
         self.eot_token = _find_eot(backend, source, eos_token)
         self.eot_id = _id_of(backend, self.eot_token)
         self.n_tokens = max(backend.get_vocab(with_added_tokens=True).values()) + 1
-        self.token_bytes = exact_bytes(json.loads(backend.to_str()), self.n_tokens)
+        content = json.loads(backend.to_str())
+        self.token_bytes = exact_bytes(content, self.n_tokens)
+        canonical = json.dumps(content, sort_keys=True, ensure_ascii=False)
+        self.fingerprint = hashlib.sha256(f"{self.eot_token}\n{canonical}".encode()).hexdigest()
 
     n_tokens: int
     """The largest id + 1: the rows an embedding needs. There may be fewer tokens than that."""
@@ -45,6 +47,9 @@ class Tokenizer:
     token_bytes: tuple[bytes, ...] | None
     """The UTF-8 bytes that each id stands for, b"" for special tokens, so that the bytes of a text's ids join to the
     text; None for a tokenizer that changes text or does not work on bytes."""
+
+    fingerprint: str
+    """SHA-256 of the tokenizer's canonical JSON, and of which token ends a document."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without special tokens."""
@@ -58,12 +63,6 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens spelled out; bytes that are not UTF-8 become U+FFFD."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the tokenizer's canonical JSON, and of which token ends a document."""
-        canonical = json.dumps(json.loads(self._backend.to_str()), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(f"{self.eot_token}\n{canonical}".encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json into `folder`, for `AutoTokenizer.from_pretrained`."""
