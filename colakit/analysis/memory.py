@@ -41,7 +41,7 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
     muon_state, adamw_state = FLOAT32_BYTES * sizes["muon"], 2 * (weights - FLOAT32_BYTES * sizes["muon"])
     chunked = is_chunked(tokens, model.vocab_size)
     copies = _weight_copies(model, precision, blocks=model.n_layers, head=not chunked)
-    isolated = not config.data.attend_across_documents
+    isolated = config.data.isolates_documents
     activations, block = _activations(model, precision, tokens, chunked=chunked, isolated=isolated)
     plain = sum(stage.plain_bytes for stage in activations)
     logits = tokens * FLOAT32_BYTES * model.vocab_size

@@ -22,6 +22,8 @@ from colakit.train.step import TrainStep, is_out_of_memory
 from colakit.units import gib
 
 WARMUP_STEPS = 2
+_DOCUMENT_TOKENS = 1000
+"""Between the beginnings of two documents, on average, where they do not see each other: as in FineWeb-Edu."""
 
 
 def bench(configs: Sequence[RunConfig], steps: int) -> Iterator[BenchRecord]:
@@ -108,9 +110,15 @@ def _random_batches(config: RunConfig) -> list[Batch]:
     train, model = config.train, config.model
     shape = (train.batch_size, model.seq_len + 1)
     tokens = torch.randint(model.vocab_size, shape, generator=generator)
+    starts = torch.rand(train.batch_size, model.seq_len, generator=generator) < 1.0 / _DOCUMENT_TOKENS
+    size = train.effective_micro_batch_size
     return [
-        Batch(tokens=part[:, :-1].contiguous(), targets=part[:, 1:].contiguous())
-        for part in torch.split(tokens, train.effective_micro_batch_size)
+        Batch(
+            tokens=part[:, :-1].contiguous(),
+            targets=part[:, 1:].contiguous(),
+            document_starts=begin if config.data.isolates_documents else None,
+        )
+        for part, begin in zip(torch.split(tokens, size), torch.split(starts, size), strict=True)
     ]
 
 

@@ -86,6 +86,10 @@ def _source(place: str, source: SourceConfig, to_read_files: str) -> Iterator[Fi
             yield Problem(f"{place}.{field}", getattr(source, field), rule, fix), read
 
 
+_LEAST = 1e-6
+"""Of a stage's largest weight; less is a slip of the pen."""
+
+
 def _is_part(part: str | None) -> bool:
     i, _, n = (part or "1/1").partition("/")
     return int(i) <= int(n)
@@ -110,6 +114,19 @@ def _mixture(config: RunConfig) -> Iterator[Finding]:
         f"no stage reads {' or '.join(idle)}",
         "Give it a weight in one of [[data.stages]], or remove it.",
         "data.stages",
+    )
+    faint = [
+        name
+        for stage in data.stages
+        for name, weight in stage.weights.items()
+        if weight < _LEAST * max(stage.weights.values())
+    ]
+    yield from broken(
+        config,
+        bool(faint),
+        "data.stages",
+        f"{' and '.join(faint)} weighs less than a millionth of another source",
+        "Give it more weight, or remove it.",
     )
     yield from _stages(config)
 

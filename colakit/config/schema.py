@@ -207,6 +207,11 @@ class DataConfig(SourceConfig):
         }
 
     @property
+    def isolates_documents(self) -> bool:
+        """Whether documents of one sequence shall not see each other."""
+        return self.packing == "pack" and not self.attend_across_documents
+
+    @property
     def mixture_stages(self) -> tuple[StageConfig, ...]:
         """The stages; a single source is one stage without end."""
         return self.stages or (StageConfig(weights={SINGLE: 1.0}),)

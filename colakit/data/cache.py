@@ -1,5 +1,6 @@
 """Folders of the user's cache that are either whole or absent, whoever writes them and whenever that is cut short."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from colakit.config.schema import DataConfig
 from colakit.data.paths import user_path
@@ -25,6 +27,14 @@ def cache_root(config: DataConfig) -> Path:
         return user_path(config.cache_dir, "data.cache_dir")
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else user_path("~/.cache", "data.cache_dir")) / "colakit"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:  # Any: JSON values
+    """Write a small file of the cache, whole at once. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(path)
 
 
 @contextmanager

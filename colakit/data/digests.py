@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from colakit.data.cache import write_json
 from colakit.errors import DataError
 
 _WORTH_REMEMBERING = 2**20
@@ -42,7 +43,4 @@ def _recall(record: Path, stamp: list[int]) -> str | None:
 def _remember(record: Path, stamp: list[int], digest: str) -> None:
     """Write what saves time later; a cache that cannot be written is reported by what needs it."""
     with suppress(OSError):
-        record.parent.mkdir(parents=True, exist_ok=True)
-        partial = record.with_name(f".{record.name}.{os.getpid()}")
-        partial.write_text(json.dumps({"stamp": stamp, "digest": digest}), encoding="utf-8")
-        partial.replace(record)
+        write_json(record, {"stamp": stamp, "digest": digest})

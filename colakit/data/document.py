@@ -14,7 +14,7 @@ OnBad: TypeAlias = Callable[[DataError], None]
 
 def fail(error: DataError) -> NoReturn:
     """The `OnBad` that ends the run."""
-    raise error
+    raise DataError(f"{error} To leave such records out, and have them counted: --on-bad-record skip.") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from colakit.config.schema import SourceConfig
 from colakit.data import software_heritage
 from colakit.data.document import Document, OnBad
 from colakit.data.hub_find import BUGS, Source, explain, explained, find, listed, splits
+from colakit.data.tables import NOT_UTF8, NULL, values
 from colakit.errors import DataError
 
 _ROWS = 1000
@@ -141,31 +142,16 @@ class HubDataset:
 
 
 def _documents(table: Any, field: str) -> Iterator[Document | DataError]:  # Any: pyarrow has no types
-    texts = _values(table[field])
-    names = _values(table["id"]) if "id" in table.column_names else [None] * len(texts)
+    texts = values(table[field])
+    names = values(table["id"]) if "id" in table.column_names else [None] * len(texts)
     for text, name in zip(texts, names, strict=True):
         if isinstance(text, str):
             is_name = isinstance(name, str | int) and not isinstance(name, bool)
             yield Document(text, str(name) if is_name else None)
         elif text is None:
-            yield DataError(f"{field!r} is null. Drop the row, or write an empty string.")
+            yield DataError(f"{field!r} {NULL}")
         else:
-            yield DataError(f"{field!r} is not UTF-8 ({text}). Drop the row, or write its text anew.")
-
-
-def _values(column: Any) -> list[Any]:  # Any: pyarrow has no types
-    """The values; where bytes are not UTF-8, as half of a surrogate pair is not, the error in their place."""
-    try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:
-        return [_value(scalar) for scalar in column]
-
-
-def _value(scalar: Any) -> Any:
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError as error:
-        return error
+            yield DataError(f"{field!r} {NOT_UTF8.format(text)}")
 
 
 def _blobs(tables: Iterable[Any]) -> Iterator[software_heritage.Blob | DataError]:

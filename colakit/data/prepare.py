@@ -18,6 +18,7 @@ import numpy as np
 from colakit.config.schema import DataConfig
 from colakit.data.bpe import TRAINER_VERSION, train_bpe
 from colakit.data.cache import cache_root, cached_folder, writing
+from colakit.data.document import fail
 from colakit.data.packing import PACKING_VERSION, Blocks, Joined, Packed, Padded
 from colakit.data.pretrained import check_tokenizer, load_tokenizer
 from colakit.data.sources import Source, Tally, no_text
@@ -147,7 +148,7 @@ def prepare(config: DataConfig, *, seq_len: int, vocab_size: int, watch: Watch =
             for source, store, side in zip(sources, stores, sides, strict=True)
         ),
         fingerprint=_key(*names, *identities, tokenizer.fingerprint, *packing),
-        isolate_eot=None if config.attend_across_documents or config.packing == "pad" else tokenizer.eot_id,
+        isolate_eot=tokenizer.eot_id if config.isolates_documents else None,
     )
     _check_length(data, seq_len)
     return data
@@ -213,25 +214,40 @@ def _store(config: DataConfig, source: Source, identity: str, tokenizer: Tokeniz
     """The tokenised documents of `source`; finished parts of an interrupted call are kept."""
     key = _key(identity, tokenizer.fingerprint, config.max_document_mb, STORE_VERSION)
     folder = cache_root(config) / "tokens" / key
+
+    def fill(folder: Path) -> None:
+        log.info("Preparing data: tokenising %s …", source.label)
+        started = time.perf_counter()
+        writer = StoreWriter(folder, tokenizer.n_tokens)
+        if writer.state is not None:
+            _check_bad(config, writer.state.bad)
+        tokenise(source, tokenizer, writer, max_document_mb=config.max_document_mb, watch=watch)
+        log.info("Prepared %s in %.1f s.", source.label, time.perf_counter() - started)
+
     with writing(folder):
         if not is_complete(folder):
-            log.info("Preparing data: tokenising %s …", source.label)
-            started = time.perf_counter()
-            writer = StoreWriter(folder, tokenizer.n_tokens, resume=source.is_replayable)
-            if not source.is_replayable:
+            if source.is_replayable:
+                fill(folder)
+            else:
                 log.warning(
                     "%s is not pinned to a commit: what is prepared now stays as it is, but an interrupted preparation "
                     "begins anew, and another machine may prepare something else.",
                     source.label,
                 )
-            tokenise(source, tokenizer, writer, max_document_mb=config.max_document_mb, watch=watch)
-            log.info("Prepared %s in %.1f s.", source.label, time.perf_counter() - started)
+                cached_folder(folder, fill)
         store = DocumentStore(folder)
+    _check_bad(config, store.bad)
     if len(store) == 0:
         raise no_text(source, Tally(store.short, store.n_bad, list(store.bad)), config)
     if store.n_bad:
         log.warning("%s: %d bad records left out, the first: %s", source.label, store.n_bad, store.bad[0])
     return store
+
+
+def _check_bad(config: DataConfig, bad: Sequence[str]) -> None:
+    """Of records that were left out at another time, which is now a fault."""
+    if bad and config.on_bad_record == "fail":
+        fail(DataError(bad[0]))
 
 
 def _prepared(

@@ -13,7 +13,7 @@ from colakit.config.schema import SINGLE, DataConfig, SourceConfig
 from colakit.data.cleaning import has_words, remove_crawl_markers, remove_urls
 from colakit.data.corpus import StandardLibrary
 from colakit.data.document import Document, OnBad, fail
-from colakit.data.hub import HubDataset
+from colakit.data.hub_reader import HubReader
 from colakit.data.local import Files
 from colakit.data.meter import Meter
 from colakit.errors import DataError
@@ -93,9 +93,8 @@ class Source:
     def identity(self) -> str:
         """Equal for equal documents, cleaning and choice included."""
         data = self._data
-        choice = (data.min_words, data.on_bad_record, self.config.part, self.config.max_mb)
-        cleaning = (data.remove_urls, data.remove_crawl_markers, *choice)
-        return f"{self._reader.identity()} {cleaning}"
+        cleaning = (data.remove_urls, data.remove_crawl_markers, data.min_words)
+        return f"{self._reader.identity()} {(*cleaning, self.config.part, self.config.max_mb)}"
 
     @property
     def is_replayable(self) -> bool:
@@ -140,34 +139,7 @@ def _reader(config: SourceConfig, data: DataConfig, cache: Path) -> Reader:
         if not config.path:
             raise DataError("data.source = 'files' needs data.path. Give --data PATH.")
         return Files(config.path, config.text_field, data.val_fraction, cache)
-    return _Hub(config)
-
-
-class _Hub:
-    """A `HubDataset` as a reader: a position's second number counts the rows that are behind it."""
-
-    def __init__(self, config: SourceConfig) -> None:
-        self._dataset = HubDataset(config)
-
-    @property
-    def is_replayable(self) -> bool:
-        return self._dataset.is_replayable
-
-    def check(self) -> None:
-        """Only asking the hub would tell."""
-
-    def identity(self) -> str:
-        return self._dataset.identity()
-
-    def check_unchanged(self) -> None:
-        """A commit stays as it is."""
-
-    def meter(self) -> Meter:
-        return Meter()
-
-    def read(self, on_bad: OnBad, start: Position, meter: Meter) -> Iterator[tuple[Position, Document]]:
-        for document in self._dataset.read(on_bad, skip=start[1]):
-            yield (0, self._dataset.n_rows_read), document
+    return HubReader(config, cache)
 
 
 def _clean(text: str, config: DataConfig) -> str:

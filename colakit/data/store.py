@@ -9,7 +9,6 @@ its files, which are remembered while the files stay as they are.
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,11 +55,9 @@ class PartState:
 class StoreWriter:
     """Writes a store part by part, and finds the parts that an earlier writer finished."""
 
-    def __init__(self, folder: Path, n_ids: int, *, resume: bool = True) -> None:
-        """Without `resume`, parts that are there are removed. Raises OSError where the folder cannot be made."""
+    def __init__(self, folder: Path, n_ids: int) -> None:
+        """Raises OSError where the folder cannot be made, DataError where a part in it is damaged."""
         self.folder = folder
-        if not resume:
-            shutil.rmtree(folder, ignore_errors=True)
         self._dtype = np.uint16 if n_ids <= 2**16 else np.uint32
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)

@@ -8,6 +8,8 @@ from colakit.data.document import Document, OnBad
 from colakit.errors import DataError
 
 _ROWS = 1024
+NULL = "is null. Drop the row, or write an empty string."
+NOT_UTF8 = "is not UTF-8 ({}). Drop the row, or write its text anew."
 
 
 def read_parquet(path: Path, text_field: str, on_bad: OnBad) -> Iterator[Document]:
@@ -18,9 +20,11 @@ def read_parquet(path: Path, text_field: str, on_bad: OnBad) -> Iterator[Documen
     for number, row in enumerate(_rows(path, text_field)):
         text, name = row[text_field], row.get("id")
         if text is None:
-            on_bad(DataError(f"{path}, row {number}: {text_field!r} is null. Drop the row, or write an empty string."))
+            on_bad(DataError(f"{path}, row {number}: {text_field!r} {NULL}"))
+        elif isinstance(text, UnicodeDecodeError):
+            on_bad(DataError(f"{path}, row {number}: {text_field!r} {NOT_UTF8.format(text)}"))
         elif text.strip():
-            yield Document(text, None if name is None else str(name))
+            yield Document(text, None if name is None or isinstance(name, UnicodeDecodeError) else str(name))
 
 
 def _rows(path: Path, text_field: str) -> Iterator[dict[str, Any]]:  # Any: an id is of whatever type the file has
@@ -30,7 +34,8 @@ def _rows(path: Path, text_field: str) -> Iterator[dict[str, Any]]:  # Any: an i
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = _check_columns(file.schema_arrow, path, text_field)
             for batch in file.iter_batches(_ROWS, columns=columns):
-                yield from batch.to_pylist()
+                rows = zip(*(values(batch[name]) for name in columns), strict=True)
+                yield from (dict(zip(columns, row, strict=True)) for row in rows)
     except (OSError, ValueError) as error:  # pyarrow's errors derive from these
         raise DataError(f"{path}: not a parquet file, or a damaged one ({error}). Fetch it again.") from error
 
@@ -50,3 +55,18 @@ def _check_columns(schema: Any, path: Path, text_field: str) -> list[str]:  # An
     if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
         raise DataError(f"{path}: column {text_field!r} is of type {kind}, not string. Write the texts as strings.")
     return [name for name in (text_field, "id") if name in schema.names]
+
+
+def values(column: Any) -> list[Any]:  # Any: pyarrow has no types
+    """The values; where bytes are not UTF-8, as half of a surrogate pair, the UnicodeDecodeError in their place."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        return error

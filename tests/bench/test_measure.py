@@ -111,6 +111,18 @@ def test_a_step_gets_what_training_would_give_it(
     assert set(step.optimizer.parts) == {"muon", "adamw"}
 
 
+def test_documents_are_kept_apart_where_training_would_keep_them_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Bench().install(monkeypatch)
+    sets = ("train.batch_size=200", "train.micro_batch_size=100", "model.seq_len=50")
+    measure(tiny_config(*sets, "data.attend_across_documents=false"), CPU, 1)
+    starts = [batch.document_starts for batch in fake.batches[0]]
+    assert [each.shape for each in starts if each is not None] == [(100, 50), (100, 50)]
+    assert 2 <= sum(int(each.sum()) for each in starts if each is not None) <= 30  # 10 of 10,000
+    fake.batches.clear()
+    measure(tiny_config(*sets), CPU, 1)
+    assert all(batch.document_starts is None for batches in fake.batches for batch in batches)
+
+
 def test_a_real_measurement_has_every_figure() -> None:
     record = measure(tiny_config("train.batch_size=2"), CPU, 2)
     for name in ("it_per_s", "examples_per_s", "tokens_per_s", "step_ms"):

@@ -175,6 +175,7 @@ def stages(*each: str) -> str:
         ([f"until_tokens=16,{WEB}", f"until_tokens=15,{BOTH}", CODE], "data.stages", "stage 2 ends before", "in order"),
         ([f"until_tokens=16,{WEB}", f"until_tokens=16,{BOTH}", CODE], "data.stages", "stage 2 ends before", "in order"),
         (["weights={web=0.5,code=0.5,maths=1.0}"], "data.stages", "no source is called maths", "Use web, code."),
+        (["weights={web=1.0,code=9e-7}"], "data.stages", "code weighs less than a millionth of another", "more weight"),
         (["weights={web=1.0,code=0.0}"], "data.stages", "greater than 0", "mixtures"),
         (["weights={}", BOTH], "data.stages", "at least 1 item", "mixtures"),
         ([f"until_frac=1.0,{BOTH}", BOTH], "data.stages", "less than 1", "mixtures"),

@@ -8,17 +8,43 @@ import urllib.request
 from itertools import islice
 from typing import Any
 
-from colakit.config.schema import SourceConfig
+from colakit.config.schema import DataConfig, SourceConfig
 from colakit.data import software_heritage
 from colakit.data.hub import HubDataset
+from colakit.data.store import StoreWriter
 from colakit.errors import DataError
 
 
-def answer(source: dict[str, Any], post: str | None = None, **kwargs: Any) -> dict[str, Any]:
-    """What a user of one `HubDataset` gets to see, after a word to the server if `post` says which."""
+def answer(post: str | None = None, **job: Any) -> dict[str, Any]:
+    """What a user gets to see, after a word to the server if `post` says which."""
     if post is not None:
         urllib.request.urlopen(post, data=b"").close()
-    return read(source, **kwargs)
+    return prepared(**job) if "prepare" in job else read(**job)
+
+
+def prepared(prepare: dict[str, Any], parts: int | None = None) -> dict[str, Any]:
+    """What `prepare` makes of that DataConfig; after so many parts it is interrupted."""
+    from colakit.data import prepare as module
+    from colakit.data import tokenise
+
+    tokenise._BATCH_CHARS, tokenise._PART_BYTES = 20, 40
+    honest = module.StoreWriter.write
+
+    def write(self: StoreWriter, *args: Any) -> None:
+        if parts is not None and self.n_parts == parts:
+            raise KeyboardInterrupt
+        honest(self, *args)
+
+    module.StoreWriter.write = write  # type: ignore[method-assign]
+    try:
+        data = module.prepare(DataConfig(source="hub", **prepare), seq_len=4, vocab_size=300)
+        sides = {"train": data.train["data"], "held_out": data.held_out}
+        blocks = {name: [each[i].tolist() for i in range(len(each))] for name, each in sides.items()}
+        return {**data.describe(), "blocks": blocks, "error": None}
+    except (DataError, KeyboardInterrupt) as error:
+        return {"error": str(error)}
+    finally:
+        module.StoreWriter.write = honest  # type: ignore[method-assign]
 
 
 def read(

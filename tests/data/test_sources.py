@@ -250,6 +250,10 @@ def test_bad_parquet(tmp_path: Path) -> None:
     assert "of type int64, not string" in refusal(path)
     pq.write_table(pa.table({"text": ["a", None]}), path)
     assert "row 1: 'text' is null" in refusal(path)
+    careless = pa.array([b"ok", b"\xed\xa0\xbd", b"end"]).view(pa.string())
+    pq.write_table(pa.table({"text": careless, "id": careless}), path)
+    assert "row 1: 'text' is not UTF-8" in refusal(path)
+    assert read(path, on_bad_record="skip") == [Document("ok", "ok"), Document("end", "end")]
 
 
 def test_the_check_before_a_run_finds_a_missing_path_and_reads_nothing(tmp_path: Path) -> None:

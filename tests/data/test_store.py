@@ -80,12 +80,6 @@ def test_a_second_writer_goes_on_behind_the_finished_parts(tmp_path: Path, finis
     assert is_complete(tmp_path / "s")
 
 
-def test_what_cannot_be_read_again_begins_anew(tmp_path: Path) -> None:
-    write_part(StoreWriter(tmp_path / "s", 300), 0)
-    writer = StoreWriter(tmp_path / "s", 300, resume=False)
-    assert (writer.n_parts, writer.state, list((tmp_path / "s").iterdir())) == (0, None, [])
-
-
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
 def test_a_full_disk_leaves_nothing_that_would_be_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str

@@ -15,6 +15,7 @@ import pytest
 from colakit.config.schema import DataConfig
 from colakit.data import prepare as prepare_module
 from colakit.data import tokenise as tokenise_module
+from colakit.data.bpe import train_bpe
 from colakit.data.prepare import PreparedData, prepare
 from colakit.data.tokenise import Progress, encode_documents
 from colakit.data.tokenizer import Tokenizer
@@ -155,6 +156,45 @@ def test_a_bad_record_fails_by_default(tmp_path: Path) -> None:
     ):
         run(config)
     assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+def test_skipping_goes_on_behind_what_a_failed_call_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_parts(monkeypatch)
+    failing = corpus(tmp_path / "c", 60, on_bad_record="fail", **loaded_tokenizer(tmp_path))
+    path = tmp_path / "c" / "a.jsonl"
+    path.write_text(path.read_text().replace("{bad\n", "") + "{bad\n")
+    with pytest.raises(DataError, match=r"a\.jsonl, line 61: not valid JSON .*: --on-bad-record skip\.$"):
+        run(failing)
+    kept = {part: part.stat().st_mtime_ns for part in (tmp_path / "cache").rglob("*.arrow")}
+    assert len(kept) >= 2
+    skipping = failing.model_copy(update={"on_bad_record": "skip"})
+    data = run(skipping)
+    assert data.describe()["bad_records"] == 9
+    assert all(part.stat().st_mtime_ns == written for part, written in kept.items())
+    whole = skipping.model_copy(update={"cache_dir": str(tmp_path / "whole")})
+    assert run(whole).fingerprint == data.fingerprint
+    assert stored(whole) == stored(skipping)
+
+
+def test_what_was_skipped_is_a_fault_to_a_call_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_parts(monkeypatch)
+    skipping = corpus(tmp_path / "c", 60, **loaded_tokenizer(tmp_path))
+    run(skipping)
+    failing = skipping.model_copy(update={"on_bad_record": "fail"})
+    fault = r"^.*a\.jsonl, line 1: not valid JSON .* --on-bad-record skip\.$"
+    with pytest.raises(DataError, match=fault):
+        run(failing)
+    (folder,) = (tmp_path / "cache" / "tokens").iterdir()
+    (folder / "done.json").unlink()
+    (folder / "part-00001.arrow").unlink()
+    monkeypatch.setattr(prepare_module, "tokenise", lambda *_, **__: pytest.fail("known before anything is read"))
+    with pytest.raises(DataError, match=fault):
+        run(failing)
+
+
+def loaded_tokenizer(folder: Path) -> dict[str, str]:
+    train_bpe(["alpha beta naïve 1234 漢字\n\n end."], 280).save(folder / "t")
+    return {"tokenizer": str(folder / "t")}
 
 
 def test_bad_records_are_listed_again_from_the_cache(tmp_path: Path) -> None:
