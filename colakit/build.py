@@ -2,7 +2,9 @@
 
 import importlib.util
 import logging
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,6 +78,22 @@ def _pick_attention(choice: AttentionName | Literal["auto"], device: torch.devic
     picked: AttentionName = "flash" if usable else "sdpa"
     log.info("model.attention is auto: using %s", picked)
     return picked
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Inside, torch takes kernels that give the same bits each time, if `wanted`, and refuses those it has no such for.
+
+    A CPU's give them anyway.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first use
+    torch.use_deterministic_algorithms(wanted)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def lm_config(config: ModelConfig, attention: AttentionName) -> LMConfig:

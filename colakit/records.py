@@ -57,9 +57,11 @@ class StepRecord(Record):
     data_ms: float
     """Of it, the wait for data."""
     skipped: bool
-    """True where a loss or gradient was not finite, so that the update was left out."""
+    """True where the update was left out."""
     nan_count: int
     """Skipped steps of the run so far."""
+    skip_reason: str | None = None
+    """``not finite``, of loss or a gradient, or ``spike``; None where the update was made."""
 
     @property
     def it_per_s(self) -> float:

@@ -98,7 +98,7 @@ def _time_steps(config: RunConfig, machine: Machine, steps: int) -> tuple[list[f
     times, skipped = [], 0
     for i in range(WARMUP_STEPS + steps):
         started = time.perf_counter()
-        skipped += step(i, batches).skipped
+        skipped += step(i, batches).skipped is not None
         if machine.device.type == "cuda":
             torch.cuda.synchronize(machine.device)  # the optimizer's kernels run on after the step's sync
         times.append(time.perf_counter() - started)

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from colakit.cli import options
-from colakit.config.load import resolve
+from colakit.config.load import override, resolve
+from colakit.config.schema import RunConfig
+from colakit.errors import RunError
 from colakit.report.progress import preparation_bar
 from colakit.report.runs import sample_text, summary_table
 from colakit.report.tables import RunConsole, print_json, print_table
@@ -16,38 +18,70 @@ log = logging.getLogger(__name__)
 
 
 def train(
+    context: typer.Context,
     preset: options.Preset = options.DEFAULT_PRESET,
     smoke: options.Smoke = False,
     data: options.Data = None,
     on_bad_record: options.OnBadRecord = None,
     sets: options.Sets = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<preset>-<time>.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN|CHECKPOINT",
+            help="Go on with a run, from its newest checkpoint or from this one.",
+            show_default=False,
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Train a preset; Ctrl-C once finishes the step, saves and summarises."""
-    resolved = resolve(preset, smoke_run=smoke, data=data, sets=options.with_bad_records(sets, on_bad_record))
-    for note in resolved.notes:
-        log.info(note)
-    from colakit.train.sinks import ConsoleSink, JsonlSink, SinkSet, TensorBoardSink
+    """Train a preset, or go on with a run; Ctrl-C once finishes the step, saves and summarises."""
+    all_sets = options.with_bad_records(sets, on_bad_record)
+
+    def wanted() -> RunConfig:
+        resolved = resolve(preset, smoke_run=smoke, data=data, sets=all_sets)
+        for note in resolved.notes:
+            log.info(note)
+        return resolved.config
+
+    def change(stored: RunConfig) -> RunConfig:
+        """The whole command may be given again, or what is to change alone."""
+        source = context.get_parameter_source("preset")
+        named = source is not None and source.name == "COMMANDLINE"
+        return wanted() if named or smoke or data is not None else override(stored, all_sets)
+
+    if resume is not None and out is not None:
+        raise RunError("A resumed run stays in its folder. Leave --out out, or move the folder first.")
+    config = wanted() if resume is None else None
+    from colakit.train.metrics import last_records
+    from colakit.train.resume import plan_resumption
+    from colakit.train.runs import RunFolder
+    from colakit.train.sinks import ConsoleSink, JsonlSink, Sink, SinkSet, TensorBoardSink
     from colakit.train.trainer import Trainer
 
+    resumption = plan_resumption(resume, change) if resume is not None else None
+    config = resumption.config if resumption is not None else config
+    assert config is not None
     console = RunConsole(stderr=json, highlight=False, markup=False, emoji=False)
-    with preparation_bar() as bar:
-        trainer = Trainer(
-            resolved.config,
-            out=out,
-            sinks=lambda folder: SinkSet(
-                [
-                    JsonlSink(folder.metrics),
-                    TensorBoardSink(folder.tensorboard),
-                    ConsoleSink(console, resolved.config.train.max_steps),
-                ]
-            ),
-            watch=bar,
+    max_steps = config.train.max_steps
+
+    def sinks(folder: RunFolder) -> Sink:
+        last = last_records(folder.metrics)
+        return SinkSet(
+            [
+                JsonlSink(folder.metrics),
+                TensorBoardSink(folder.tensorboard, again=last),
+                ConsoleSink(console, max_steps),
+            ]
         )
+
+    with preparation_bar() as bar:
+        trainer = Trainer(config, out=out, sinks=sinks, watch=bar, resume=resumption)
     summary = trainer.fit()
     if json:
         print_json(summary.to_dict())
         return
     print_table(summary_table(summary), console)
     console.print(sample_text(summary), soft_wrap=True)
+    if summary.interrupted:
+        console.print(f"`colakit train --resume {summary.run_dir}` goes on.", soft_wrap=True)

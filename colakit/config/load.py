@@ -79,6 +79,16 @@ def from_saved(values: Layer) -> RunConfig:
     return config
 
 
+def override(config: RunConfig, sets: Sequence[str]) -> RunConfig:
+    """`config` with ``--set`` strings over it. Raises ConfigError with every problem found."""
+    layer, problems = parse_sets(sets)
+    changed, field_problems = validate(_merge([config.model_dump(), layer]))
+    problems += [*field_problems, *(problem for problem, _ in rules.check(changed))]
+    if problems:
+        raise ConfigError(problems, of=config.preset)
+    return changed
+
+
 def _merge(layers: Iterable[Layer]) -> Layer:
     merged: Layer = {}
     for layer in layers:

@@ -234,6 +234,20 @@ class TrainConfig(Section):
         description="precision of the products; auto: bfloat16 where the GPU multiplies it natively, else float32",
     )
     sample_tokens: NonNegative = Field(64, description="tokens continued from a held-out prompt at the end")
+    checkpoint_every: Positive | None = Field(
+        None, description="steps between checkpoints, besides those before each evaluation and at the end"
+    )
+    checkpoint_every_min: PositiveFloat | None = Field(15.0, description="most minutes between checkpoints")
+    keep_last: Positive = Field(3, description="newest checkpoints that are kept, besides the best")
+    keep_every: Positive | None = Field(None, description="checkpoints of every so many steps are kept for good")
+    skip_spikes: PositiveFloat | None = Field(
+        None, description="standard deviations above the last 128 steps at which loss or gradient norm skip the update"
+    )
+    max_skipped: Positive = Field(10, description="updates skipped one after another that end the run")
+    deterministic: bool = Field(False, description="kernels that give the same bits each time, on CUDA too; slower")
+    memory_gib: PositiveFloat | None = Field(
+        None, description="on a CPU: most memory of the process, beyond which the run ends with advice (Linux)"
+    )
 
     @property
     def effective_micro_batch_size(self) -> int:

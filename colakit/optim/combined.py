@@ -1,9 +1,9 @@
 """One optimizer object over Muon and AdamW: one learning rate, one state dict."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from colakit.config.schema import OptimConfig
@@ -20,6 +20,7 @@ class CombinedOptimizer:
     def __init__(self, model: nn.Module, roles: dict[str, ParamRole], config: OptimConfig) -> None:
         self.routing: Routing = route(model, roles, muon=config.optimizer == "muon")
         parameters = dict(model.named_parameters())
+        self._names = {parameter: name for name, parameter in parameters.items()}
         self.parts: dict[str, Optimizer] = {}
         if self.routing.muon:
             group = {
@@ -76,11 +77,40 @@ class CombinedOptimizer:
         for part in self.parts.values():
             part.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> dict[str, Any]:  # Any: torch's own state dicts
-        """The state of both parts, by name."""
-        return {name: part.state_dict() for name, part in self.parts.items()}
+    def state_dict(self) -> dict[str, Tensor]:
+        """All state by part, parameter and kind, as ``muon.blocks.0.mlp.down.a.momentum_buffer``; empty before a step.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # Any: torch's own state dicts
-        """Restore both parts. Raises KeyError where a part is missing."""
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+        What is not a tensor follows from the configuration.
+        """
+        return {
+            f"{part}.{self._names[p]}.{key}": optimizer.state[p][key]
+            for part, optimizer in self.parts.items()
+            for p in _parameters(optimizer)
+            for key in _KEYS[part]
+            if optimizer.state[p]
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put copies of `state` in place of all there is. Raises ValueError where it is that of other parameters."""
+        left = dict(state)
+        for part, optimizer in self.parts.items():
+            optimizer.state.clear()
+            for p in _parameters(optimizer) if state else ():
+                for key in _KEYS[part]:
+                    name = f"{part}.{self._names[p]}.{key}"
+                    if name not in left:
+                        raise ValueError(f"{name} is missing.")
+                    value = left.pop(name)
+                    if value.shape not in (p.shape, ()):
+                        raise ValueError(f"{name} has the shape {tuple(value.shape)}, its parameter {tuple(p.shape)}.")
+                    # Copied also where it lies on the device: torch aligns what it allocates, and files do not.
+                    optimizer.state[p][key] = value.to(p.device, copy=True)
+        if left:
+            raise ValueError(f"{sorted(left)[0]} is of no parameter.")
+
+
+_KEYS = {"muon": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[nn.Parameter]:
+    return (p for group in optimizer.param_groups for p in group["params"])

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
 from colakit.errors import CheckpointError, RunError
 from colakit.records import to_json
+from colakit.train.lock import RunLock
 
 T = TypeVar("T")
 
@@ -62,12 +64,23 @@ class RunFolder:
         return self.root / "tokenizer"
 
     @property
+    def checkpoints(self) -> Path:
+        """A folder for each checkpoint."""
+        return self.root / "checkpoints"
+
+    @property
     def summary(self) -> Path:
         """What the run reached."""
         return self.root / "summary.json"
 
+    @cached_property
+    def lock(self) -> RunLock:
+        """Held by the process that trains here."""
+        return RunLock(self.root)
+
     def discard(self) -> None:
         """Remove everything in the folder, and the folders that were made for it."""
+        self.lock.release()
         for entry in self.root.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
@@ -155,6 +168,7 @@ def _claim(out: Path | None, preset: str) -> RunFolder:
             folder = RunFolder(root, _nearest_existing(root))
             root.mkdir(parents=True, exist_ok=out is not None)
             folder.config.touch(exist_ok=False)
+            folder.lock.acquire()
         except FileExistsError:
             if out is not None:
                 raise RunError(f"{root}: another run has taken it. Give another --out.") from None
@@ -162,6 +176,17 @@ def _claim(out: Path | None, preset: str) -> RunFolder:
             raise RunError(f"{root}: cannot be made ({error.strerror}). Give another --out.") from None
         else:
             return folder
+
+
+def share_file(source: Path, path: Path) -> None:
+    """Have `path` be the file `source` under another name; a copy, where the file system knows no such thing."""
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:
+        shutil.copy(source, partial)
+    partial.replace(path)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:  # Any: JSON values

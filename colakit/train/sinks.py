@@ -1,6 +1,7 @@
 """Where a run's records go while it trains: console, TensorBoard, ``metrics.jsonl``. Sinks read nothing but records."""
 
 import math
+import os
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,6 +24,9 @@ class Sink(Protocol):
     def evaluation(self, record: EvalRecord) -> None:
         """After each evaluation."""
 
+    def flush(self) -> None:
+        """Before each checkpoint: what was taken so far must outlive the process."""
+
     def close(self) -> None:
         """When the run ends, however it ends."""
 
@@ -41,6 +45,11 @@ class JsonlSink:
         """Append the evaluation."""
         self._file.write(to_json(record.to_dict()) + "\n")
 
+    def flush(self) -> None:
+        """Have the disk hold every line."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -49,10 +58,19 @@ class JsonlSink:
 class TensorBoardSink:
     """TensorBoard scalars under ``train/`` and ``val/``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, again: Sequence[StepRecord | EvalRecord] = ()) -> None:
+        """A resumed run gives the records of the step behind which it goes on `again`.
+
+        What TensorBoard's files hold of that step and later ones, which a kill may have left incomplete, is void.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder)
+        self._writer = SummaryWriter(folder, purge_step=again[0].step if again else None)
+        for record in again:
+            if isinstance(record, StepRecord):
+                self.step(record)
+            else:
+                self.evaluation(record)
 
     def step(self, record: StepRecord) -> None:
         """Write the step's scalars."""
@@ -85,6 +103,10 @@ class TensorBoardSink:
                 "bits_per_byte": record.bits_per_byte,
             },
         )
+
+    def flush(self) -> None:
+        """Write what waits in memory."""
+        self._writer.flush()
 
     def close(self) -> None:
         """Flush and close the event file."""
@@ -141,7 +163,8 @@ class ConsoleSink:
             left = (self._max_steps - record.step) / it_per_s
             self._line(f"step {record.step}/{self._max_steps}  {figures}  ETA {left:,.0f} s")
         if record.skipped:
-            self._line(f"step {record.step}: loss or gradient not finite, update skipped")
+            numbers = f"loss {record.loss:.4g}, gradient norm {record.grad_norm:.4g}"
+            self._line(f"step {record.step}: update skipped, {record.skip_reason} ({numbers})")
 
     def evaluation(self, record: EvalRecord) -> None:
         """Print the evaluation's line."""
@@ -150,6 +173,9 @@ class ConsoleSink:
             f"step {record.step}: validation loss {record.val_loss:.4f}  bits/byte {bits}  "
             f"accuracy {record.accuracy:.3f}  ({record.tokens:,} tokens, {record.eval_s:.1f} s)"
         )
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -175,6 +201,11 @@ class SinkSet:
         """Pass the evaluation on."""
         for sink in self._sinks:
             sink.evaluation(record)
+
+    def flush(self) -> None:
+        """Flush all."""
+        for sink in self._sinks:
+            sink.flush()
 
     def close(self) -> None:
         """Close all, the others too where one fails."""

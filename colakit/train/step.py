@@ -3,9 +3,8 @@
 `bench` times this very function, so what is benchmarked is what trains.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from colakit.loss import IGNORE, loss_sums
 from colakit.model.documents import Documents
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer
+from colakit.train.guard import Guard, Reason
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,11 @@ class StepResult:
     """Global norm before clipping."""
     lr: float
     tokens: int
-    skipped: bool
+    skipped: Reason | None
+    """Why the update was left out."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainStep:
     """Calling it makes one optimizer step. `lr_at` maps a step, counted from 0, to its learning rate."""
 
@@ -40,28 +41,33 @@ class TrainStep:
     machine: Machine
     lr_at: Callable[[int], float]
     grad_clip: float
+    guard: Guard = field(default_factory=Guard)
+    is_updating: bool = False
+    """Whether an update was begun and has not ended: some weights are those of the next step."""
 
     def __call__(self, step: int, micro_batches: Sequence[Batch]) -> StepResult:
         """Accumulate the gradients of `micro_batches` and update.
 
         Each micro-batch's summed loss is divided by the real tokens of the whole step, so that splitting a batch
-        changes nothing. Where the loss or a gradient is not finite the update is left out: weights and optimizer state
-        stay.
+        changes nothing. Where the guard says so the update is left out: weights and optimizer state stay.
         """
         tokens = sum(int((b.targets != IGNORE).sum()) for b in micro_batches)  # on the host, before any transfer
-        nll, correct = self._accumulate(micro_batches, tokens)
+        nll, correct = self.accumulate(micro_batches, tokens)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
         # The step waits for the device here, once, to read all three.
         loss, right, grad_norm = torch.stack([nll, correct.to(nll.dtype), norm]).tolist()
         lr = self.lr_at(step)
-        finite = math.isfinite(loss) and math.isfinite(grad_norm)
-        if finite:
+        reason = self.guard.judge(loss / tokens, grad_norm)
+        if reason is None:
+            self.is_updating = True
             self.optimizer.set_lr(lr)
             self.optimizer.step()
+            self.is_updating = False
         self.optimizer.zero_grad()
-        return StepResult(loss / tokens, right / tokens, grad_norm, lr, tokens, skipped=not finite)
+        return StepResult(loss / tokens, right / tokens, grad_norm, lr, tokens, skipped=reason)
 
-    def _accumulate(self, micro_batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def accumulate(self, micro_batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add up the gradients of the summed loss over `tokens`; that sum, and how many targets were foreseen."""
         device = self.machine.device
         nll = torch.zeros((), device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)

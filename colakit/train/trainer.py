@@ -1,33 +1,49 @@
 """A training run from a resolved configuration to its summary. `Trainer.fit` reads like a table of contents."""
 
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import torch
 
-from colakit.build import Machine, build_loader, build_model, build_optimizer, build_schedule, pick_machine
-from colakit.checkpoint.model_file import save_model
+from colakit.build import (
+    Machine,
+    build_loader,
+    build_model,
+    build_optimizer,
+    build_schedule,
+    deterministic,
+    pick_machine,
+)
+from colakit.checkpoint import rng
+from colakit.checkpoint.folders import Checkpoints, step_of
+from colakit.checkpoint.model_file import MODEL_FILE, load_model, load_optimizer
 from colakit.config.schema import RunConfig
 from colakit.data.ahead import ahead
 from colakit.data.loader import Batch, TrainLoader, held_out_batches
-from colakit.data.prepare import PreparedData, check_sources, prepare
+from colakit.data.prepare import check_sources, prepare
 from colakit.data.tokenise import Watch, unwatched
-from colakit.errors import CheckpointError, RunError
+from colakit.errors import DataError, RunError
 from colakit.evaluate.generate import generate
 from colakit.evaluate.loss import byte_lengths, count_bytes, evaluate, gzip_bits_per_byte
 from colakit.model.lm import LM
 from colakit.optim.schedule import learning_rate
 from colakit.records import EvalRecord, RunSummary, StepRecord
-from colakit.train.runs import RunFolder, create_run, plan_run_folder, write_json
+from colakit.train.diagnosis import first_bad_layer
+from colakit.train.guard import Guard
+from colakit.train.memory import memory_budget, out_of_memory_advice
+from colakit.train.metrics import last_records, trim
+from colakit.train.resume import CONFIG_FILE, ENVIRONMENT_FILE, STATE_FILE, TOTALS_FILE, Resumption
+from colakit.train.runs import RunFolder, create_run, describe_environment, plan_run_folder, share_file, write_json
+from colakit.train.saver import Saver
+from colakit.train.signals import StopFlag, stop_on_signal
 from colakit.train.sinks import Sink
 from colakit.train.step import StepResult, TrainStep, is_out_of_memory
+from colakit.train.totals import Totals
 from colakit.units import NATS_PER_BIT
 
 log = logging.getLogger(__name__)
@@ -37,81 +53,107 @@ _STEPS_AHEAD = 2
 SAMPLE_TEMPERATURE = 0.8
 
 
-class StopFlag:
-    """Set by the first signal; the second one interrupts at once."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-
-    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.is_set:
-            raise KeyboardInterrupt
-        self.is_set = True
-        log.warning("Stopping after this step: saving, evaluating. A second signal stops at once.")
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[StopFlag]:
-    """Turn SIGINT, SIGTERM and SIGHUP (a closed terminal) into a flag that the loop reads between steps.
-
-    Outside the main thread: no handlers.
-    """
-    flag = StopFlag()
-    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    signals = wanted if threading.current_thread() is threading.main_thread() else []
-    before = {s: signal.signal(s, flag) for s in signals}
-    try:
-        yield flag
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-
 class Trainer:
-    """One run. Construction checks and prepares everything that can fail by the user's mistake; only then is the folder
-    made. `sinks` builds the run's sinks once the folder exists."""
+    """One run, or the rest of one. Construction checks and prepares everything that can fail by the user's mistake;
+    only then is the folder made. `sinks` builds the run's sinks once the folder exists."""
 
     def __init__(
         self,
         config: RunConfig,
         *,
-        out: Path | None,
+        out: Path | None = None,
         sinks: Callable[[RunFolder], Sink],
         watch: Watch = unwatched,
+        resume: Resumption | None = None,
     ) -> None:
+        """`out` is the folder of a new run, `resume` what an old one goes on from.
+
+        Raises RunError where another process has the folder, DataError where the data is not what the old one read.
+        """
         self.config = config
-        plan_run_folder(out, config.preset)  # refused before the data is prepared
-        check_sources(config.data)
-        self.machine: Machine = pick_machine(config)
-        model = config.model
-        self.data: PreparedData = prepare(config.data, seq_len=model.seq_len, vocab_size=model.vocab_size, watch=watch)
-        self.byte_lengths = byte_lengths(self.data.tokenizer.token_bytes)
-        self.model: LM = build_model(config, self.machine)
-        self.step = self._train_step()
-        self.loader: TrainLoader = build_loader(config, self.data)
-        self.schedule = build_schedule(config)
-        self.folder, self.sinks = create_run(out, config, self.data.describe(), sinks)
-        self.history: list[StepRecord] = []
-        self.evaluations: list[EvalRecord] = []
-        self.skipped = 0
+        with ExitStack() as on_failure:
+            if resume is None:
+                plan_run_folder(out, config.preset)  # refused before the data is prepared
+            else:
+                on_failure.callback(resume.folder.lock.release)
+                resume.folder.lock.acquire()
+            check_sources(config.data)
+            self.machine: Machine = pick_machine(config)
+            model = config.model
+            self.data = prepare(config.data, seq_len=model.seq_len, vocab_size=model.vocab_size, watch=watch)
+            self.byte_lengths = byte_lengths(self.data.tokenizer.token_bytes)
+            self.model: LM = build_model(config, self.machine)
+            self.step = self._train_step()
+            self.loader: TrainLoader = build_loader(config, self.data)
+            self.schedule = build_schedule(config)
+            self.totals = Totals()
+            self._rng: dict[str, Any] | None = None  # Any: JSON values
+            if resume is None:
+                self.folder, self.sinks = create_run(out, config, self.data.describe(), sinks)
+            else:
+                self.folder, self.sinks = resume.folder, self._take_up(resume, sinks)
+            on_failure.pop_all()
+        self._first = self._saved = self.totals.steps
+        self._trained_before_s = self.totals.train_s
+        self._environment = describe_environment()
+        self._saver = Saver(
+            Checkpoints(self.folder.checkpoints), keep_last=config.train.keep_last, keep_every=config.train.keep_every
+        )
 
     def fit(self) -> RunSummary:
         """Train to max_steps, or until a signal; evaluate, save and summarise."""
-        started = time.perf_counter()
+        self._started = self._saved_at = time.perf_counter()
         try:
             # The signals stay caught to the end: one that comes late must not cost what was trained.
             with stop_on_signal() as stop:
                 with self._saved_on_failure():
-                    interrupted = self._loop(stop)
-                save_model(self.model, self.folder.root)
-                self.data.tokenizer.save(self.folder.tokenizer)
-                if not self.evaluations or self.evaluations[-1].step < len(self.history):
+                    with deterministic(self.config.train.deterministic), memory_budget(self.config.train.memory_gib):
+                        interrupted = self._loop(stop)
+                    self._save()
+                    self._saver.wait()
+                self._leave_model()
+                seen = self.totals.evaluation
+                if seen is None or seen.step < self.totals.steps:
                     self._evaluate()
-                summary = self._summarise(time.perf_counter() - started, interrupted=interrupted)
+                summary = self._summarise(interrupted=interrupted)
                 write_json(self.folder.summary, summary.to_dict())
         finally:
+            self._saver.close()
             self.sinks.close()
+            self.folder.lock.release()
         return summary
+
+    def _take_up(self, resume: Resumption, sinks: Callable[[RunFolder], Sink]) -> Sink:
+        """Put everything back where it was behind the checkpoint's step, what is in the run's folder too."""
+        state, folder = resume.state, resume.folder
+        if state["data"]["fingerprint"] != self.data.fingerprint:
+            raise DataError(
+                f"{folder.root}: the data has changed since this run (fingerprint {state['data']['fingerprint']} then, "
+                f"{self.data.fingerprint} now). Put the same files, or the same Python version for stdlib, back."
+            )
+        load_model(self.model, resume.checkpoint)
+        load_optimizer(self.step.optimizer, resume.checkpoint)
+        self.step.guard.load_state_dict(state["guard"])
+        self.totals = resume.totals
+        self._rng = state["rng"]
+        if state["threads"] != torch.get_num_threads():
+            log.warning(
+                "The run used %d threads, this process uses %d: sums are rounded in another order.",
+                state["threads"],
+                torch.get_num_threads(),
+            )
+        checkpoints = Checkpoints(folder.checkpoints)
+        checkpoints.sweep()
+        for path in checkpoints.abandon_behind(self.totals.steps):
+            log.warning("Going on from step %d: a later checkpoint is %s from now on.", self.totals.steps, path.name)
+        trim(folder.metrics, self.totals.steps)
+        folder.summary.unlink(missing_ok=True)
+        write_json(folder.config, self.config.model_dump())
+        for record in last_records(folder.metrics):
+            if isinstance(record, EvalRecord) and record.step == self.totals.steps:
+                self.totals.note(record)
+        log.info("Going on behind step %d of %d.", self.totals.steps, self.config.train.max_steps)
+        return sinks(folder)
 
     @contextmanager
     def _saved_on_failure(self) -> Iterator[None]:
@@ -121,52 +163,118 @@ class Trainer:
         except (OSError, MemoryError, RuntimeError) as error:
             if not isinstance(error, OSError) and not is_out_of_memory(error):
                 raise
-            if not self.history:
-                self.folder.discard()
             raise RunError(f"{self._failure(error)} {self._rescue()}") from error
 
     def _failure(self, error: BaseException) -> str:
         if isinstance(error, OSError):
             return f"{self.folder.root} cannot be written: {error.strerror or error}. Free some space there."
-        micro = self.config.train.effective_micro_batch_size
-        advice = "Try a smaller model, or shorter sequences."
-        if micro > 1:
-            smaller = max(n for n in range(1, micro) if self.config.train.batch_size % n == 0)
-            advice = f"Try --set train.micro_batch_size={smaller}, which keeps the batch size."
-        return f"Out of memory at step {len(self.history) + 1}, in a micro-batch of {micro} sequences. {advice}"
+        return f"Out of memory at step {self.totals.steps + 1}, {out_of_memory_advice(self.config)}"
 
     def _rescue(self) -> str:
-        if not self.history:
+        """Save what there is, and say where it is."""
+        if not self.totals.steps:
+            self._saver.close()
+            self.folder.discard()
             return "Nothing was trained, and no folder is left."
         try:
-            save_model(self.model, self.folder.root)
-        except CheckpointError as error:
-            return str(error)
-        return f"The weights of step {len(self.history)} are in {self.folder.root}."
+            if not self.step.is_updating:
+                self._save()
+            self._saver.wait()
+        except OSError as error:
+            log.warning("Step %d is not saved: %s.", self.totals.steps, error.strerror or error)
+        return self._how_to_go_on()
+
+    def _how_to_go_on(self) -> str:
+        newest = Checkpoints(self.folder.checkpoints).newest()
+        if newest is None:
+            return "There is no checkpoint."
+        return f"`colakit train --resume {self.folder.root}` goes on behind step {step_of(newest)}."
 
     def _loop(self, stop: StopFlag) -> bool:
         """Train; True where a signal ended it early."""
         # Dropout draws from torch's global generator.
-        torch.manual_seed(self.config.train.seed)
+        rng.seed(self.config.train.seed) if self._rng is None else rng.restore(self._rng)
         self.model.train()
         train = self.config.train
         with closing(
-            ahead(self.loader.steps(0, train.max_steps, train.effective_micro_batch_size), _STEPS_AHEAD)
+            ahead(self.loader.steps(self._first, train.max_steps, train.effective_micro_batch_size), _STEPS_AHEAD)
         ) as steps:
-            for step in range(train.max_steps):
+            if self._first < train.max_steps and self._is_evaluation_due():
+                self._evaluate()
+            for step in range(self._first, train.max_steps):
                 self._announce_stage(step)
+                before = rng.capture()
                 started = time.perf_counter()
                 batches = next(steps)
                 loaded = time.perf_counter()
                 result = self.step(step, batches)
                 ms = 1000.0 * (time.perf_counter() - started)
-                self._record(step + 1, result, batches, ms, data_ms=1000.0 * (loaded - started))
+                reason = self._reason(result, batches, before)
+                data_ms = 1000.0 * (loaded - started)
+                self._record(step + 1, result, batches, step_ms=ms, data_ms=data_ms, reason=reason)
+                self._stop_after_many(reason)
                 last = step + 1 == train.max_steps
-                if not (stop.is_set or last) and (step + 1) % train.eval_every == 0:
+                if stop.is_set or last:
+                    break
+                if self._is_checkpoint_due():
+                    self._save()
+                if self._is_evaluation_due():
                     self._evaluate()
-                if stop.is_set and not last:
-                    return True
-        return False
+        return self.totals.steps < train.max_steps
+
+    def _is_evaluation_due(self) -> bool:
+        """At every `eval_every`-th step, where there is none of it yet."""
+        steps, seen = self.totals.steps, self.totals.evaluation
+        return steps > 0 and steps % self.config.train.eval_every == 0 and (seen is None or seen.step < steps)
+
+    def _is_checkpoint_due(self) -> bool:
+        steps, train = self.totals.steps, self.config.train
+        minutes = (time.perf_counter() - self._saved_at) / 60.0
+        return (
+            self._is_evaluation_due()
+            or (train.checkpoint_every is not None and steps % train.checkpoint_every == 0)
+            or (train.checkpoint_every_min is not None and minutes >= train.checkpoint_every_min)
+        )
+
+    def _save(self) -> None:
+        """Take a checkpoint of this step, unless there is one. Raises OSError."""
+        if self._saved == self.totals.steps:
+            return
+        self.sinks.flush()
+        self.totals.train_s = self._trained_before_s + time.perf_counter() - self._started
+        documents = {
+            STATE_FILE: self._state(),
+            TOTALS_FILE: self.totals.to_dict(),
+            CONFIG_FILE: self.config.model_dump(),
+            ENVIRONMENT_FILE: self._environment,
+        }
+        self._saver.save(self.totals.steps, self.model, self.step.optimizer, documents, self.totals.best_step)
+        self._saved, self._saved_at = self.totals.steps, time.perf_counter()
+
+    def _state(self) -> dict[str, Any]:  # Any: JSON values
+        """What the next step depends on, besides weights and optimizer."""
+        steps = self.totals.steps
+        return {
+            "step": steps,
+            "tokens": self.totals.tokens,
+            "lr": self.step.lr_at(steps),
+            "data": {
+                "fingerprint": self.data.fingerprint,
+                "next_block": steps * self.config.train.batch_size,
+                "epochs": self.loader.epochs(steps),
+                "not_replayable": [source.name for source in self.data.sources if not source.is_replayable],
+            },
+            "guard": self.step.guard.state_dict(),
+            "rng": rng.capture(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def _leave_model(self) -> None:
+        """The trained model and its tokenizer, where every reader of a run folder looks for them."""
+        newest = Checkpoints(self.folder.checkpoints).newest()
+        assert newest is not None
+        share_file(newest / MODEL_FILE, self.folder.root / MODEL_FILE)
+        self.data.tokenizer.save(self.folder.tokenizer)
 
     def _announce_stage(self, step: int) -> None:
         """Log where a step is the first with a block of a new stage."""
@@ -179,9 +287,15 @@ class Trainer:
             log.info("Stage %d of %d begins in step %d: %s.", stage + 1, len(stages), step + 1, shares)
 
     def _record(
-        self, step: int, result: StepResult, batches: Sequence[Batch], step_ms: float, *, data_ms: float
+        self,
+        step: int,
+        result: StepResult,
+        batches: Sequence[Batch],
+        step_ms: float,
+        *,
+        data_ms: float,
+        reason: str | None,
     ) -> None:
-        self.skipped += result.skipped
         record = StepRecord(
             step=step,
             loss=result.loss,
@@ -192,11 +306,29 @@ class Trainer:
             tokens=result.tokens,
             step_ms=step_ms,
             data_ms=data_ms,
-            skipped=result.skipped,
-            nan_count=self.skipped,
+            skipped=result.skipped is not None,
+            nan_count=self.totals.skipped + (result.skipped is not None),
+            skip_reason=reason,
         )
-        self.history.append(record)
+        self.totals.add(record)
         self.sinks.step(record)
+
+    def _reason(self, result: StepResult, batches: Sequence[Batch], before: dict[str, Any]) -> str | None:
+        """Why the update was left out; of what is not finite, where it arose. `before`: the generators' state then."""
+        if result.skipped != "not finite":
+            return result.skipped
+        with rng.at(before):
+            return f"not finite, first in {first_bad_layer(self.step, batches)}"
+
+    def _stop_after_many(self, reason: str | None) -> None:
+        """Raise RunError where updates have been left out too often in a row."""
+        n_skipped = self.step.guard.in_a_row
+        if n_skipped >= self.config.train.max_skipped:
+            self._saver.wait()
+            raise RunError(
+                f"Step {self.totals.steps}: {n_skipped} updates in a row were left out, the last one: {reason}. "
+                f"{self._how_to_go_on()} Where it fails again, start anew with a lower optim.lr."
+            )
 
     def _bits_per_byte(self, result: StepResult, batches: Sequence[Batch]) -> float | None:
         if self.byte_lengths is None:
@@ -215,8 +347,8 @@ class Trainer:
 
     def _evaluate(self) -> None:
         token_bytes = self.data.tokenizer.token_bytes
-        record = evaluate(self.model, self._held_out(), self.machine, token_bytes, step=len(self.history))
-        self.evaluations.append(record)
+        record = evaluate(self.model, self._held_out(), self.machine, token_bytes, step=self.totals.steps)
+        self.totals.note(record)
         self.sinks.evaluation(record)
 
     def _train_step(self) -> TrainStep:
@@ -233,6 +365,7 @@ class Trainer:
                 min_frac=optim.min_lr_frac,
             ),
             grad_clip=optim.grad_clip,
+            guard=Guard(train.skip_spikes),
         )
 
     def _sample(self) -> tuple[str, str]:
@@ -253,29 +386,31 @@ class Trainer:
             log.warning("The sample ends early: the model's outputs are not finite. Try a lower optim.lr.")
         return tokenizer.decode(prompt), tokenizer.decode(ids)
 
-    def _summarise(self, train_s: float, *, interrupted: bool) -> RunSummary:
-        final = self.evaluations[-1]
+    def _summarise(self, *, interrupted: bool) -> RunSummary:
+        totals, final = self.totals, self.totals.evaluation
+        assert final is not None
+        assert totals.first_loss is not None
+        assert totals.last_loss is not None
         prompt, sample = self._sample()
-        steps_s = sum(r.step_ms for r in self.history) / 1000.0
-        tokens = sum(r.tokens for r in self.history)
+        steps_s = totals.step_ms / 1000.0
         return RunSummary(
             preset=self.config.preset,
             run_dir=str(self.folder.root),
-            steps=len(self.history),
+            steps=totals.steps,
             interrupted=interrupted,
-            first_loss=self.history[0].loss,
-            last_loss=self.history[-1].loss,
+            first_loss=totals.first_loss,
+            last_loss=totals.last_loss,
             val_loss=final.val_loss,
             bits_per_byte=final.bits_per_byte,
             gzip_bits_per_byte=gzip_bits_per_byte(self._held_out(), self.data.tokenizer.token_bytes),
             accuracy=final.accuracy,
-            tokens_seen=tokens,
-            nan_count=self.skipped,
+            tokens_seen=totals.tokens,
+            nan_count=totals.skipped,
             parameters=sum(p.numel() for p in self.model.parameters()),
-            train_s=train_s,
-            tokens_per_s=tokens / steps_s,
-            data_wait_frac=sum(r.data_ms for r in self.history) / (1000.0 * steps_s),
-            epochs=self.loader.epochs(len(self.history)),
+            train_s=self._trained_before_s + time.perf_counter() - self._started,
+            tokens_per_s=totals.tokens / steps_s,
+            data_wait_frac=totals.data_ms / totals.step_ms,
+            epochs=self.loader.epochs(totals.steps),
             optimizer=self.step.optimizer.costs(),
             data_fingerprint=self.data.fingerprint,
             prompt=prompt,

@@ -59,6 +59,8 @@ class Recorder:
     def evaluation(self, record: EvalRecord) -> None:
         self.evaluations.append(record)
 
+    def flush(self) -> None: ...
+
     def close(self) -> None:
         self.closed = True
 

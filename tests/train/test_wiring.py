@@ -72,6 +72,8 @@ class Watch:
     def evaluation(self, record: EvalRecord) -> None:
         self.evaluations.append(record)
 
+    def flush(self) -> None: ...
+
     def close(self) -> None: ...
 
     def forward(self, module: nn.Module, inputs: tuple[Tensor]) -> None:

@@ -1,0 +1,57 @@
+"""Where a number that is not finite arose: a batch is run once more, each module's output and gradient looked at."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from colakit.data.loader import Batch
+from colakit.train.step import TrainStep
+
+
+def first_bad_layer(step: TrainStep, micro_batches: Sequence[Batch]) -> str:
+    """The first place, in the order of computation, of a number that is not finite, in words.
+
+    Runs forward and backward pass, and leaves no gradient behind. What the passes draw is drawn from torch's generator:
+    to see the same dropout, put it back to where it was before the step.
+    """
+    for name, p in step.model.named_parameters():
+        if not _is_finite(p):
+            return f"the weight {name}"
+    found: list[str] = []
+    with ExitStack() as hooks:
+        for name, module in step.model.named_modules():
+            if name:
+                hooks.callback(module.register_forward_hook(_watch(name, found)).remove)
+        for micro_batch in micro_batches:
+            nll = step.accumulate([micro_batch], int(micro_batch.tokens.numel()))[0]
+            if not found and not bool(torch.isfinite(nll)):
+                found.append("the loss")
+            if found:
+                break
+    if not found:
+        found += [f"the gradient of {name}" for name, p in step.model.named_parameters() if not _is_finite(p.grad)]
+    step.optimizer.zero_grad()
+    return found[0] if found else "nowhere when the batch was run once more"
+
+
+def _watch(name: str, found: list[str]) -> Any:  # Any: torch's hooks
+    def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+        for tensor in output if isinstance(output, tuple) else (output,):
+            if isinstance(tensor, Tensor):
+                if not found and not _is_finite(tensor):
+                    found.append(f"the output of {name}")
+                if tensor.requires_grad:
+                    tensor.register_hook(look)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    def look(gradient: Tensor) -> None:
+        if not found and not _is_finite(gradient):
+            found.append(f"the gradient of the output of {name}")
+
+    return hook
+
+
+def _is_finite(tensor: Tensor | None) -> bool:
+    return tensor is None or not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

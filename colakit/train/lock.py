@@ -1,0 +1,55 @@
+"""A run folder belongs to one process: the operating system's lock on a file, which ends with the process."""
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from colakit.errors import RunError
+
+_OWNER = "owner.json"
+
+
+class RunLock:
+    """The lock of the run folder `root`, which exists."""
+
+    def __init__(self, root: Path) -> None:
+        self._lock = FileLock(root / "lock", timeout=0)
+        self._owner = root / _OWNER
+        self._root = root
+
+    def acquire(self) -> None:
+        """Take the lock; one whose process is gone is no hindrance. Raises RunError where another process has it."""
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise RunError(
+                f"{self._root}: {self._describe_owner()} is training there. Wait for it, or stop it (it saves and ends "
+                "on Ctrl-C or SIGTERM)."
+            ) from None
+        owner = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        self._owner.write_text(json.dumps(owner) + "\n", encoding="utf-8")
+
+    def release(self) -> None:
+        """Give it back."""
+        if self._lock.is_locked:
+            self._owner.unlink(missing_ok=True)
+            self._lock.release()
+
+    def is_held(self) -> bool:
+        """Whether another process holds it."""
+        try:
+            with self._lock:
+                return False
+        except Timeout:
+            return True
+
+    def _describe_owner(self) -> str:
+        try:
+            owner = json.loads(self._owner.read_text("utf-8"))
+            return f"process {owner['pid']} on {owner['host']}, since {owner['since']},"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"

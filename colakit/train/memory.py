@@ -1,0 +1,55 @@
+"""When memory runs out: ``train.memory_gib``, where an allocation fails and not the machine; what to do then."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from colakit.analysis.memory import memory_ledger
+from colakit.config.schema import RunConfig
+from colakit.errors import ConfigError, Problem
+from colakit.units import GIB, gib
+
+
+@contextmanager
+def memory_budget(limit_gib: float | None) -> Iterator[None]:
+    """Inside, what this process allocates, mapped files left out, stays below `limit_gib`; None: no budget.
+
+    Raises ConfigError where the system has no such limit. What is refused raises MemoryError, or torch's RuntimeError.
+    """
+    if limit_gib is None:
+        yield
+        return
+    if not sys.platform.startswith("linux"):
+        rule = "only Linux limits the memory of a process"
+        raise ConfigError([Problem("train.memory_gib", limit_gib, rule, "Leave it out.")])
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = int(limit_gib * GIB)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def out_of_memory_advice(config: RunConfig) -> str:
+    """What a step takes by the ledger, and the next smaller micro-batch of the same batch; ends a sentence begun."""
+    micro = config.train.effective_micro_batch_size
+    ledger = memory_ledger(config)
+    fixed = ledger.weights + ledger.gradients + ledger.muon_state + ledger.adamw_state
+    takes = (
+        f"in a micro-batch of {micro} sequences. By the ledger it takes {gib(_total(config)):.2f} GiB, "
+        f"{gib(fixed):.2f} GiB of them for weights, gradients and optimizer."
+    )
+    if micro == 1:
+        return f"{takes} Try a smaller model, or shorter sequences."
+    smaller = max(n for n in range(1, micro) if config.train.batch_size % n == 0)
+    train = config.train.model_copy(update={"micro_batch_size": smaller})
+    total = _total(config.model_copy(update={"train": train}))
+    return f"{takes} Try --set train.micro_batch_size={smaller}: {gib(total):.2f} GiB at the same batch size."
+
+
+def _total(config: RunConfig) -> int:
+    ledger = memory_ledger(config)
+    return (ledger.cola_m_total if ledger.is_cola_m else None) or ledger.plain_total

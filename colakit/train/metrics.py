@@ -1,0 +1,59 @@
+"""``metrics.jsonl`` read again: what a resumed run goes on behind."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from colakit.records import EvalRecord, StepRecord
+
+_KINDS: dict[str, type[StepRecord] | type[EvalRecord]] = {"step": StepRecord, "eval": EvalRecord}
+_MAY_BE_NONE = frozenset({"bits_per_byte", "text_bytes", "skip_reason"})
+
+
+def trim(path: Path, step: int) -> None:
+    """Cut off the records behind `step`, and what a kill left half-written.
+
+    The file is replaced as a whole, so that a kill leaves the one or the other.
+    """
+    lines = _lines(path)
+    # Records lie in the order of their steps: only the last ones need be read.
+    while lines and _parse(lines[-1]).get("step", step + 1) > step:
+        lines.pop()
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def last_records(path: Path) -> list[StepRecord | EvalRecord]:
+    """The records of the last step; none where there is no file."""
+    found: list[StepRecord | EvalRecord] = []
+    for values in map(_parse, reversed(_lines(path))):
+        if found and values.get("step") != found[0].step:
+            break
+        if values:
+            found.insert(0, _record(values))
+    return found
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
+
+
+def _parse(line: bytes) -> dict[str, Any]:  # Any: JSON values
+    """The record; nothing where the line is none."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) and line.endswith(b"\n") else {}
+
+
+def _record(values: dict[str, Any]) -> StepRecord | EvalRecord:  # Any: JSON values
+    """Where JSON has null for what is always a number, it was not finite."""
+    kind = values.pop("kind")
+    lost = [name for name, value in values.items() if value is None and name not in _MAY_BE_NONE]
+    return _KINDS[kind](**{**values, **dict.fromkeys(lost, float("nan"))})

@@ -1,0 +1,40 @@
+"""Signals as a flag that the training loop reads between steps."""
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+
+class StopFlag:
+    """Set by the first signal; the second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.is_set:
+            raise KeyboardInterrupt
+        self.is_set = True
+        log.warning("Stopping after this step: saving, evaluating. A second signal stops at once.")
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopFlag]:
+    """Turn SIGINT, SIGTERM and SIGHUP (a closed terminal) into a flag that the loop reads between steps.
+
+    Outside the main thread: no handlers.
+    """
+    flag = StopFlag()
+    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    signals = wanted if threading.current_thread() is threading.main_thread() else []
+    before = {s: signal.signal(s, flag) for s in signals}
+    try:
+        yield flag
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
