@@ -7,7 +7,7 @@ field changes its name or meaning.
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 SCHEMA_VERSION = 1
 
@@ -135,6 +135,48 @@ class RunSummary(Record):
     data_fingerprint: str
     prompt: str
     sample: str
+
+
+@dataclass(frozen=True)
+class RunListing(Record):
+    """A run folder at a glance."""
+
+    kind: ClassVar[str] = "listing"
+    folder: str
+    preset: str
+    steps: int
+    """Of the newest checkpoint."""
+    max_steps: int
+    last_loss: float | None
+    """Of the last step that was recorded."""
+    state: Literal["running", "finished", "interrupted"]
+    resume: str | None
+    """The command that goes on; None where there is nothing to go on from, or nothing left to do."""
+
+
+@dataclass(frozen=True)
+class ResumeProof(Record):
+    """Whether a run that was killed and resumed comes to what an undisturbed one comes to, byte for byte."""
+
+    kind: ClassVar[str] = "resume_proof"
+    preset: str
+    device: str
+    killed_behind: int
+    """The step of the checkpoint that was resumed."""
+    steps: int
+    """The step at which both were compared."""
+    weights: bool
+    optimizer: bool
+    state: bool
+    """Generators, data position and whatever else the next step depends on."""
+    losses: bool
+    """The losses and gradient norms recorded after the kill."""
+    seconds: float
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether everything is equal."""
+        return self.weights and self.optimizer and self.state and self.losses
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from colakit.records import (
     OptimizerBenchRecord,
     ParamRecord,
     Record,
+    ResumeProof,
+    RunListing,
     RunSummary,
     StepRecord,
     Table6Record,
@@ -31,6 +33,8 @@ KINDS: dict[type[Record], str] = {
     OptimizerBenchRecord: "optimizer_bench",
     Table6Record: "table6",
     FlopRecord: "flops",
+    RunListing: "listing",
+    ResumeProof: "resume_proof",
 }
 
 

@@ -45,6 +45,10 @@ class Checkpoints:
             raise CheckpointError(f"{self.folder} cannot be read: {error.strerror}. Check its permissions.") from error
         return [found[step] for step in sorted(found)]
 
+    def path_of(self, step: int) -> Path:
+        """Where the checkpoint of `step` is, if there is one."""
+        return self.folder / f"step-{step:08}"
+
     def newest(self) -> Path | None:
         """The one of the highest step."""
         return next(reversed(self.all()), None)

@@ -19,6 +19,7 @@ from colakit.cli.evaluate import evaluate
 from colakit.cli.flops import flops
 from colakit.cli.paper import paper
 from colakit.cli.params import params
+from colakit.cli.runs import runs
 from colakit.cli.train import train
 from colakit.errors import ColakitError
 from colakit.report.tables import stderr_console
@@ -49,6 +50,7 @@ def root(
 
 # In the order of `colakit --help`.
 app.command()(train)
+app.command()(runs)
 app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(flops)

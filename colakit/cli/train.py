@@ -11,8 +11,8 @@ from colakit.config.load import override, resolve
 from colakit.config.schema import RunConfig
 from colakit.errors import RunError
 from colakit.report.progress import preparation_bar
-from colakit.report.runs import sample_text, summary_table
-from colakit.report.tables import RunConsole, print_json, print_table
+from colakit.report.runs import proof_table, proof_verdict, sample_text, summary_table
+from colakit.report.tables import RunConsole, print_json, print_note, print_table
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,9 @@ def train(
             show_default=False,
         ),
     ] = None,
+    verify_resume: Annotated[
+        bool, typer.Option("--verify-resume", help="Prove, in a few steps, that this run can be resumed exactly.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Train a preset, or go on with a run; Ctrl-C once finishes the step, saves and summarises."""
@@ -50,6 +53,9 @@ def train(
         named = source is not None and source.name == "COMMANDLINE"
         return wanted() if named or smoke or data is not None else override(stored, all_sets)
 
+    if verify_resume:
+        _verify_resume(wanted(), json=json)
+        return
     if resume is not None and out is not None:
         raise RunError("A resumed run stays in its folder. Leave --out out, or move the folder first.")
     config = wanted() if resume is None else None
@@ -85,3 +91,16 @@ def train(
     console.print(sample_text(summary), soft_wrap=True)
     if summary.interrupted:
         console.print(f"`colakit train --resume {summary.run_dir}` goes on.", soft_wrap=True)
+
+
+def _verify_resume(config: RunConfig, *, json: bool) -> None:
+    from colakit.train.verify import verify_resume
+
+    proof = verify_resume(config)
+    if json:
+        print_json(proof.to_dict())
+    else:
+        print_table(proof_table(proof))
+        print_note(proof_verdict(proof))
+    if not proof.is_exact:
+        raise typer.Exit(1)

@@ -3,7 +3,15 @@
 from rich.table import Table
 from rich.text import Text
 
-from colakit.records import BenchRecord, EvalRecord, OptimizerBenchRecord, OptimizerPart, RunSummary
+from colakit.records import (
+    BenchRecord,
+    EvalRecord,
+    OptimizerBenchRecord,
+    OptimizerPart,
+    ResumeProof,
+    RunListing,
+    RunSummary,
+)
 from colakit.report.tables import add_name_column, add_number_column, add_text_column, new_table
 from colakit.units import gib, human_count
 
@@ -34,6 +42,45 @@ def summary_table(summary: RunSummary) -> Table:
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table
+
+
+def runs_table(listings: list[RunListing]) -> Table:
+    """Runs, one a row."""
+    table = new_table("runs")
+    add_name_column(table, "folder")
+    add_name_column(table, "preset")
+    for column in ("step", "of", "last loss"):
+        add_number_column(table, column)
+    add_name_column(table, "state")
+    add_name_column(table, "to go on")
+    for r in listings:
+        loss = figure(r.last_loss, "{:.4f}")
+        table.add_row(r.folder, r.preset, f"{r.steps:,}", f"{r.max_steps:,}", loss, r.state, r.resume or "")
+    return table
+
+
+def proof_table(proof: ResumeProof) -> Table:
+    """What was equal."""
+    table = _figures(f"{proof.preset} on {proof.device}: killed behind step {proof.killed_behind}, resumed")
+    rows = {
+        "weights": proof.weights,
+        "optimizer state": proof.optimizer,
+        "generators, data position": proof.state,
+        "losses, gradient norms": proof.losses,
+    }
+    for name, equal in rows.items():
+        table.add_row(name, "equal, byte for byte" if equal else "DIFFERENT")
+    return table
+
+
+def proof_verdict(proof: ResumeProof) -> str:
+    """In a sentence."""
+    if proof.is_exact:
+        return f"Resuming is exact here: step {proof.steps} is the one of an undisturbed run ({proof.seconds:.0f} s)."
+    return (
+        f"Resuming is NOT exact here: step {proof.steps} differs from the one of an undisturbed run. On a GPU, try "
+        "--set train.deterministic=true."
+    )
 
 
 def _parts(parts: tuple[OptimizerPart, ...]) -> str:

@@ -10,14 +10,16 @@ from filelock import FileLock, Timeout
 
 from colakit.errors import RunError
 
-_OWNER = "owner.json"
+_LOCK, _OWNER = ".lock", ".owner.json"
+_PATIENCE_S = 0.5
+"""As long as somebody may look whether the lock is held."""
 
 
 class RunLock:
     """The lock of the run folder `root`, which exists."""
 
     def __init__(self, root: Path) -> None:
-        self._lock = FileLock(root / "lock", timeout=0)
+        self._lock = FileLock(root / _LOCK, timeout=_PATIENCE_S)
         self._owner = root / _OWNER
         self._root = root
 
@@ -40,12 +42,17 @@ class RunLock:
             self._lock.release()
 
     def is_held(self) -> bool:
-        """Whether another process holds it."""
+        """Whether a process holds it."""
+        if not Path(self._lock.lock_file).exists():
+            return False
         try:
-            with self._lock:
-                return False
+            self._lock.acquire(timeout=0)
         except Timeout:
             return True
+        except OSError:
+            return False  # a folder that cannot be written to is nobody's to train in
+        self._lock.release()
+        return False
 
     def _describe_owner(self) -> str:
         try:

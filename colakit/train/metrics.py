@@ -8,6 +8,7 @@ from typing import Any
 from colakit.records import EvalRecord, StepRecord
 
 _KINDS: dict[str, type[StepRecord] | type[EvalRecord]] = {"step": StepRecord, "eval": EvalRecord}
+_TAIL_BYTES = 64 * 1024
 _MAY_BE_NONE = frozenset({"bits_per_byte", "text_bytes", "skip_reason"})
 
 
@@ -31,7 +32,7 @@ def trim(path: Path, step: int) -> None:
 def last_records(path: Path) -> list[StepRecord | EvalRecord]:
     """The records of the last step; none where there is no file."""
     found: list[StepRecord | EvalRecord] = []
-    for values in map(_parse, reversed(_lines(path))):
+    for values in map(_parse, reversed(_tail(path))):
         if found and values.get("step") != found[0].step:
             break
         if values:
@@ -39,8 +40,23 @@ def last_records(path: Path) -> list[StepRecord | EvalRecord]:
     return found
 
 
+def last_loss(path: Path) -> float | None:
+    """The loss of the last step, whatever version wrote it; None where there is none, or it was not finite."""
+    losses = (values["loss"] for values in map(_parse, reversed(_tail(path))) if values.get("kind") == "step")
+    return next(losses, None)
+
+
 def _lines(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True) if path.exists() else []
+
+
+def _tail(path: Path) -> list[bytes]:
+    """The last lines, more than a step has; the first of them may be cut."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        return file.read().splitlines(keepends=True)
 
 
 def _parse(line: bytes) -> dict[str, Any]:  # Any: JSON values

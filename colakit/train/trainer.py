@@ -220,6 +220,8 @@ class Trainer:
                     self._save()
                 if self._is_evaluation_due():
                     self._evaluate()
+                if stop.is_set:
+                    break
         return self.totals.steps < train.max_steps
 
     def _is_evaluation_due(self) -> bool:
@@ -391,6 +393,7 @@ class Trainer:
         assert final is not None
         assert totals.first_loss is not None
         assert totals.last_loss is not None
+        train_s = self._trained_before_s + time.perf_counter() - self._started
         prompt, sample = self._sample()
         steps_s = totals.step_ms / 1000.0
         return RunSummary(
@@ -407,7 +410,7 @@ class Trainer:
             tokens_seen=totals.tokens,
             nan_count=totals.skipped,
             parameters=sum(p.numel() for p in self.model.parameters()),
-            train_s=self._trained_before_s + time.perf_counter() - self._started,
+            train_s=train_s,
             tokens_per_s=totals.tokens / steps_s,
             data_wait_frac=totals.data_ms / totals.step_ms,
             epochs=self.loader.epochs(totals.steps),

@@ -51,7 +51,14 @@ class Bench:
             self.batches.append(batches)
             self.training.append(step.model.training)
             self.made.append(step)
-            return StepResult(loss=1.0, accuracy=0.0, grad_norm=1.0, lr=0.1, tokens=1, skipped=i in self.skipped)
+            return StepResult(
+                loss=1.0,
+                accuracy=0.0,
+                grad_norm=1.0,
+                lr=0.1,
+                tokens=1,
+                skipped="not finite" if i in self.skipped else None,
+            )
 
         monkeypatch.setattr(TrainStep, "__call__", call)
         return self

@@ -192,12 +192,21 @@ def test_a_restored_optimizer_without_its_state_would_differ() -> None:
 
 
 def test_a_state_without_one_part_is_refused() -> None:
-    combined = CombinedOptimizer(Toy(), ROLES, config("muon"))
+    toy = Toy()
+    combined = CombinedOptimizer(toy, ROLES, config("muon"))
+    assert combined.state_dict() == {}, "before a step there is none"
+    combined.load_state_dict({})
+    give_gradients(toy, 0)
+    combined.step()
     state = combined.state_dict()
-    assert set(state) == {"muon", "adamw"}
-    del state["muon"]
-    with pytest.raises(KeyError):
-        combined.load_state_dict(state)
+    assert {name.partition(".")[0] for name in state} == {"muon", "adamw"}
+    name = next(iter(state))
+    with pytest.raises(ValueError, match=f"{name} is missing"):
+        combined.load_state_dict({other: tensor for other, tensor in state.items() if other != name})
+    with pytest.raises(ValueError, match=r"muon\.x\.momentum_buffer is of no parameter"):
+        combined.load_state_dict({**state, "muon.x.momentum_buffer": torch.zeros(1)})
+    with pytest.raises(ValueError, match=rf"{name} has the shape \(2, 1\)"):
+        combined.load_state_dict({**state, name: torch.zeros(2, 1)})
 
 
 @pytest.mark.parametrize("preset", PRESETS)

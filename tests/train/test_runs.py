@@ -23,7 +23,10 @@ def test_a_run_folder_holds_configuration_environment_and_data(tmp_path: Path) -
     assert folder.root == tmp_path / "a" / "b"
     assert folder.load_config() == CONFIG
     assert json.loads(folder.data.read_text()) == DATA
-    assert {p.name for p in folder.root.iterdir()} == {"config.json", "environment.json", "data.json"}
+    assert {p.name for p in folder.root.iterdir()} == {
+        *("config.json", "environment.json", "data.json"),
+        *(".lock", ".owner.json"),
+    }
 
 
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:

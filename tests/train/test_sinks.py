@@ -1,5 +1,6 @@
 """Console lines and the bar, JSON lines."""
 
+import dataclasses
 import io
 import json
 import math
@@ -70,9 +71,12 @@ def test_a_terminal_gets_a_bar_and_the_evaluations() -> None:
 
 
 def test_skipped_steps_and_missing_figures_are_said() -> None:
-    records = [make_step(loss=math.nan, skipped=True, nan_count=1), make_evaluation(bits=None)]
+    skipped = dataclasses.replace(
+        make_step(loss=math.nan, skipped=True, nan_count=1), skip_reason="not finite, first in x"
+    )
+    records = [skipped, make_evaluation(bits=None)]
     text = console_output(terminal=False, records=records)
-    assert "step 3: loss or gradient not finite, update skipped" in text
+    assert "step 3: update skipped, not finite, first in x (loss nan, gradient norm 0.7)" in text
     assert "bits/byte n/a" in text
 
 

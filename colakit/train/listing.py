@@ -1,0 +1,45 @@
+"""The runs below a folder: how far each has come, and how to go on with it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from colakit.checkpoint.folders import Checkpoints, step_of
+from colakit.errors import ColakitError, RunError
+from colakit.records import RunListing
+from colakit.train.metrics import last_loss
+from colakit.train.runs import RunFolder
+
+State = Literal["running", "finished", "interrupted"]
+
+
+def list_runs(folder: Path) -> list[RunListing]:
+    """Every run in `folder`, or `folder` itself where it is one, the latest last.
+
+    Raises RunError where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such folder. Give the one that your runs are in; `colakit train` makes runs/.")
+    own = RunFolder(folder).config
+    configs = [own] if own.is_file() else sorted(folder.glob(f"*/{own.name}"), key=lambda path: path.stat().st_mtime)
+    return [listing for path in configs for listing in _listed(RunFolder(path.parent))]
+
+
+def _listed(run: RunFolder) -> Iterator[RunListing]:
+    try:
+        config = run.load_config()
+    except ColakitError:
+        return  # some other program's config.json
+    newest = Checkpoints(run.checkpoints).newest()
+    steps = (step_of(newest) or 0) if newest is not None else 0
+    is_finished = steps >= config.train.max_steps and run.summary.is_file()
+    state: State = "running" if run.lock.is_held() else "finished" if is_finished else "interrupted"
+    yield RunListing(
+        folder=str(run.root),
+        preset=config.preset,
+        steps=steps,
+        max_steps=config.train.max_steps,
+        last_loss=last_loss(run.metrics),
+        state=state,
+        resume=f"colakit train --resume {run.root}" if state == "interrupted" and steps else None,
+    )

@@ -1,0 +1,139 @@
+"""``--verify-resume``: the proof, on the user's own configuration and machine, that a killed run resumes exactly.
+
+Three processes train the first steps of the run: one undisturbed, one that is killed, and one that goes on from what
+that one left. Model, data, batches and schedule are the run's own; there are fewer steps, and next to no evaluation.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from colakit.build import pick_machine
+from colakit.checkpoint.folders import Checkpoints
+from colakit.checkpoint.model_file import MODEL_FILE, OPTIMIZER_FILE
+from colakit.config.load import from_saved
+from colakit.config.schema import RunConfig
+from colakit.errors import RunError
+from colakit.records import EvalRecord, ResumeProof, StepRecord
+from colakit.train.resume import STATE_FILE, plan_resumption
+from colakit.train.runs import RunFolder
+from colakit.train.sinks import JsonlSink, SinkSet
+from colakit.train.trainer import Trainer
+
+_STEPS = 3
+"""Before the kill, and behind it."""
+_LOOK_S = 0.01
+
+
+def verify_resume(config: RunConfig) -> ResumeProof:
+    """Train in miniature, kill, resume, compare. Raises RunError where one of the processes fails."""
+    started = time.perf_counter()
+    steps = min(2 * _STEPS, config.train.max_steps)
+    half = max(1, steps // 2)
+    mini = _in_miniature(config, half)
+    with tempfile.TemporaryDirectory(prefix="colakit-verify-") as folder:
+        whole, killed = Path(folder) / "whole", Path(folder) / "killed"
+        _wait(_start(mini, whole, steps))
+        victim = _start(mini, killed, steps)
+        _kill_behind(victim, Checkpoints(killed / "checkpoints").path_of(half))
+        _wait(_start(mini, killed, steps, resume=half))
+        ends = [Checkpoints(root / "checkpoints").path_of(steps) for root in (whole, killed)]
+        equal = {
+            name: (ends[0] / name).read_bytes() == (ends[1] / name).read_bytes()
+            for name in (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
+        }
+        losses = [_losses(RunFolder(root).metrics) for root in (whole, killed)]
+    return ResumeProof(
+        preset=config.preset,
+        device=str(pick_machine(config)),
+        killed_behind=half,
+        steps=steps,
+        weights=equal[MODEL_FILE],
+        optimizer=equal[OPTIMIZER_FILE],
+        state=equal[STATE_FILE],
+        losses=losses[0] == losses[1],
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _in_miniature(config: RunConfig, half: int) -> RunConfig:
+    train = {
+        "checkpoint_every": half,
+        "checkpoint_every_min": None,
+        "keep_last": 100,
+        "eval_every": config.train.max_steps,
+        "eval_tokens": 1,
+        "sample_tokens": 0,
+    }
+    return config.model_copy(update={"train": config.train.model_copy(update=train)})
+
+
+def _start(config: RunConfig, root: Path, steps: int, *, resume: int | None = None) -> BaseProcess:
+    """A process that trains in `root` until behind step `steps`."""
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_train, args=(config.model_dump_json(), str(root), steps, resume))
+    process.start()
+    return process
+
+
+def _wait(process: BaseProcess) -> None:
+    process.join()
+    if process.exitcode:
+        raise RunError(f"A process of the proof failed (exit code {process.exitcode}); what it said is above.")
+
+
+def _kill_behind(process: BaseProcess, checkpoint: Path) -> None:
+    """Kill without warning once `checkpoint` is there, in the midst of whatever comes next."""
+    while process.is_alive() and not checkpoint.is_dir():
+        time.sleep(_LOOK_S)
+    process.kill()
+    process.join()
+    if not checkpoint.is_dir():
+        raise RunError(f"A process of the proof failed (exit code {process.exitcode}); what it said is above.")
+
+
+class _StopAt:
+    """A sink that ends the run behind one step, as a signal does."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def step(self, record: StepRecord) -> None:
+        """Send the signal."""
+        if record.step == self._step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def evaluation(self, record: EvalRecord) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def _train(config_json: str, root: str, steps: int, resume: int | None) -> None:
+    """What a process of the proof does."""
+    config, folder = from_saved(json.loads(config_json)), Path(root)
+    resumption = None
+    if resume is not None:
+        resumption = plan_resumption(Checkpoints(folder / "checkpoints").path_of(resume), lambda stored: stored)
+    trainer = Trainer(
+        config,
+        out=folder,
+        sinks=lambda run: SinkSet([JsonlSink(run.metrics), _StopAt(steps)]),
+        resume=resumption,
+    )
+    trainer.fit()
+
+
+def _losses(path: Path) -> Sequence[tuple[int, float, float]]:
+    records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [(r["step"], r["loss"], r["grad_norm"]) for r in records if r["kind"] == "step"]

@@ -1,0 +1,239 @@
+"""What goes wrong while a run trains: numbers that are not finite, spikes, memory, disk."""
+
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from colakit.checkpoint.folders import Checkpoints, verify
+from colakit.data.loader import Batch
+from colakit.errors import ConfigError, RunError
+from colakit.records import StepRecord
+from colakit.train.memory import memory_budget, out_of_memory_advice
+from colakit.train.step import StepResult, TrainStep
+from tests.train.tiny_runs import On, end, make_config, records, run, trainer, write_corpus
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "poems.jsonl")
+
+
+def skipped(root: Path) -> dict[int, str]:
+    return {r["step"]: r["skip_reason"] for r in records(root) if r["kind"] == "step" and r["skipped"]}
+
+
+@pytest.mark.parametrize("preset", ["cola-fan-dropout-muon", "cola-m", "original"])
+def test_a_gradient_that_is_not_finite_is_found_and_costs_one_update(corpus: Path, tmp_path: Path, preset: str) -> None:
+    bad = trainer(tmp_path / "run", make_config(corpus, preset=preset))
+    step = [0]
+    before: dict[str, torch.Tensor] = {}
+
+    def act(record: StepRecord) -> None:
+        step[0] = record.step
+        if record.step == 3:
+            before.update({name: p.detach().clone() for name, p in bad.model.named_parameters()})
+        if record.step == 4:
+            for name, p in bad.model.named_parameters():
+                assert torch.equal(p, before[name]), "the update is left out"
+
+    bad.sinks._sinks = (*bad.sinks._sinks, On(act))  # type: ignore[attr-defined]
+    name, weight = next((n, p) for n, p in bad.model.named_parameters() if "blocks.1" in n and p.ndim == 2)
+    weight.register_hook(lambda g: g * (math.nan if step[0] == 3 else 1.0))
+    summary = bad.fit()
+    assert skipped(tmp_path / "run") == {4: f"not finite, first in the gradient of {name}"}
+    assert summary.nan_count == 1
+    assert math.isfinite(summary.last_loss)
+
+
+def test_an_output_that_is_not_finite_is_named_and_nothing_is_drawn_for_it(corpus: Path, tmp_path: Path) -> None:
+    """Apart from the skipped update, dropout goes on as if nobody had looked."""
+    roots = []
+    for name, module in (("one", "blocks.0.mlp"), ("two", "blocks.1.attention")):
+        roots.append(tmp_path / name)
+        bad = trainer(roots[-1], make_config(corpus))
+        calls = [0]
+
+        def spoil(_module: object, _inputs: object, output: torch.Tensor, calls: list[int] = calls) -> torch.Tensor:
+            calls[0] += 1
+            # Step 3, and the look into it.
+            return output * (math.inf if calls[0] in (3, 4) else 1.0)
+
+        bad.model.get_submodule(module).register_forward_hook(spoil)
+        bad.fit()
+        assert skipped(roots[-1]) == {3: f"not finite, first in the output of {module}"}
+    assert end(roots[0]) == end(roots[1])
+
+
+def test_a_weight_that_is_not_finite_is_named_and_many_in_a_row_end_the_run(corpus: Path, tmp_path: Path) -> None:
+    bad = trainer(tmp_path / "run", make_config(corpus, "train.max_skipped=3"))
+
+    def act(record: StepRecord) -> None:
+        if record.step == 3:
+            bad.model.norm.weight.data[5] = math.nan
+
+    bad.sinks._sinks = (*bad.sinks._sinks, On(act))  # type: ignore[attr-defined]
+    message = (
+        r"Step 6: 3 updates in a row were left out, the last one: not finite, first in the weight norm\.weight\. "
+        rf"`colakit train --resume {tmp_path}/run` goes on behind step 5\."
+    )
+    with pytest.raises(RunError, match=message):
+        bad.fit()
+    assert skipped(tmp_path / "run").keys() == {4, 5, 6}
+
+
+def test_a_nan_in_a_batch_of_losses_that_does_not_come_again_is_said_so(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = TrainStep.accumulate
+    calls = [0]
+
+    def spoiled(self: TrainStep, batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        calls[0] += 1
+        nll, correct = honest(self, batches, tokens)
+        return nll * (math.nan if calls[0] == 2 else 1.0), correct
+
+    monkeypatch.setattr(TrainStep, "accumulate", spoiled)
+    run(tmp_path / "run", make_config(corpus))
+    assert skipped(tmp_path / "run") == {2: "not finite, first in nowhere when the batch was run once more"}
+
+
+def test_spikes_are_skipped_where_it_is_asked_for(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("colakit.train.guard.WINDOW", 4)
+    honest = TrainStep.accumulate
+    calls = [0]
+
+    def spiky(self: TrainStep, batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        calls[0] += 1
+        nll, correct = honest(self, batches, tokens)
+        return nll * (100.0 if calls[0] == 6 else 1.0), correct
+
+    monkeypatch.setattr(TrainStep, "accumulate", spiky)
+    run(tmp_path / "plain", make_config(corpus))
+    assert skipped(tmp_path / "plain") == {}
+    calls[0] = 0
+    run(tmp_path / "run", make_config(corpus, "train.skip_spikes=50.0"))
+    assert skipped(tmp_path / "run") == {6: "spike"}
+
+
+def out_of_memory(at: int, monkeypatch: pytest.MonkeyPatch, *, while_updating: bool = False) -> None:
+    honest = TrainStep.__call__
+
+    def runs_out(self: TrainStep, step: int, batches: Sequence[Batch]) -> StepResult:
+        if step + 1 == at:
+            self.is_updating = while_updating
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+        return honest(self, step, batches)
+
+    monkeypatch.setattr(TrainStep, "__call__", runs_out)
+
+
+def test_out_of_memory_loses_nothing(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(tmp_path / "whole", make_config(corpus))
+    out_of_memory(6, monkeypatch)
+    message = (
+        r"Out of memory at step 6, in a micro-batch of 4 sequences\. By the ledger it takes 0\.\d\d GiB, .* "
+        r"--set train\.micro_batch_size=2: 0\.\d\d GiB at the same batch size\. .* goes on behind step 5\.$"
+    )
+    with pytest.raises(RunError, match=message):
+        run(tmp_path / "run", make_config(corpus, "train.checkpoint_every=99"))
+    monkeypatch.undo()
+    assert run(tmp_path / "run").last_loss == whole.last_loss
+    assert end(tmp_path / "run") == end(tmp_path / "whole")
+
+
+def test_weights_of_half_an_update_are_never_saved(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out_of_memory(7, monkeypatch, while_updating=True)
+    with pytest.raises(RunError, match="goes on behind step 4"):
+        run(tmp_path / "run", make_config(corpus, "train.checkpoint_every=99"))
+    assert [path.name for path in Checkpoints(tmp_path / "run" / "checkpoints").all()] == ["step-00000004"]
+
+
+def test_the_advice_has_the_ledger_s_numbers(corpus: Path) -> None:
+    text = out_of_memory_advice(make_config(corpus, "train.batch_size=6", "model.d_model=256"))
+    found = re.search(r"takes ([\d.]+) GiB, ([\d.]+) GiB of them .*size=3: ([\d.]+) GiB", text)
+    assert found is not None, text
+    whole, fixed, smaller = map(float, found.groups())
+    assert fixed < smaller <= whole
+    last = out_of_memory_advice(make_config(corpus, "train.micro_batch_size=1"))
+    assert last.endswith("Try a smaller model, or shorter sequences.")
+
+
+BUDGET = """
+import sys
+from pathlib import Path
+from colakit.errors import RunError
+from tests.train.tiny_runs import make_config, run, write_corpus
+folder = Path(sys.argv[1])
+config = make_config(write_corpus(folder / "poems.jsonl"), *sys.argv[2:])
+try:
+    print(run(folder / "run", config).steps)
+except RunError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits the memory of a process")
+def test_a_cpu_s_memory_budget_is_kept(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BUDGET, str(tmp_path), "train.memory_gib=1.5"]
+    large = ("train.batch_size=4096", "model.d_model=256", "train.max_steps=2")
+    outcome = subprocess.run([*command, *large], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "Out of memory at step 1, in a micro-batch of 4096 sequences." in outcome.stdout, outcome.stderr
+    assert "train.micro_batch_size=2048" in outcome.stdout
+    assert "no folder is left" in outcome.stdout
+    outcome = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert outcome.stdout == "8\n", outcome.stderr
+
+
+def test_elsewhere_a_budget_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(ConfigError, match=r"train\.memory_gib"), memory_budget(1.0):
+        pass
+    with memory_budget(None):
+        pass
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from colakit.errors import RunError
+from tests.train.tiny_runs import On, make_config, run, write_corpus
+folder, limit = Path(sys.argv[1]), int(sys.argv[2])
+config = make_config(write_corpus(folder / "poems.jsonl"))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+fill = lambda record: record.step == 5 and resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+try:
+    run(folder / "run", config, On(fill))
+except RunError as error:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("limit", [2_000, 60_000, 100_000])
+def test_a_full_disk_during_a_save_leaves_the_older_checkpoints(tmp_path: Path, limit: int) -> None:
+    """The limit cuts the records, the weights, or the optimizer's state short."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path), str(limit)]
+    outcome = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    pattern = rf"{tmp_path}/run cannot be written: .*Free some space there\. `colakit train --resume .*` goes on behind step 4"
+    assert re.search(pattern, outcome.stdout), (outcome.stdout, outcome.stderr[-2000:])
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert [path.name for path in checkpoints.all()] == [f"step-0000000{step}" for step in (1, 2, 3, 4)]
+    for path in checkpoints.all():
+        verify(path)
+    assert not list(checkpoints.folder.glob(".*")), "nothing half-written takes the room"
+    assert run(tmp_path / "run").steps == 8
+    whole = run(tmp_path / "whole", make_config(tmp_path / "poems.jsonl"))
+    assert end(tmp_path / "run") == end(tmp_path / "whole")
+    assert whole.steps == 8

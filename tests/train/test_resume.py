@@ -1,0 +1,231 @@
+"""A run that was killed and resumed is the run that was not: weights, optimizer, generators, data, records."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from colakit.build import build_loader
+from colakit.checkpoint.folders import Checkpoints
+from colakit.config.presets import preset_names
+from colakit.errors import CheckpointError, ConfigError, DataError, RunError
+from colakit.train.lock import RunLock
+from colakit.train.resume import MAY_CHANGE, plan_resumption
+from tests.train.tiny_runs import Killed, end, kill_at, make_config, records, run, trainer, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "poems.jsonl")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("undisturbed") / "run"
+    run(root, make_config(corpus))
+    return root
+
+
+def kill(root: Path, corpus: Path, at: int, *sets: str, preset: str = "cola-fan-dropout-muon") -> None:
+    with pytest.raises(Killed):
+        run(root, make_config(corpus, *sets, preset=preset), kill_at(at))
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_killed_and_resumed_it_is_the_undisturbed_run(corpus: Path, tmp_path: Path, preset: str) -> None:
+    whole = run(tmp_path / "whole", make_config(corpus, preset=preset))
+    kill(tmp_path / "killed", corpus, 4, preset=preset)
+    resumed = run(tmp_path / "killed")
+    assert end(tmp_path / "killed") == end(tmp_path / "whole")
+    assert records(tmp_path / "killed") == records(tmp_path / "whole")
+    for name in ("first_loss", "last_loss", "val_loss", "tokens_seen", "nan_count", "steps", "epochs", "sample"):
+        assert getattr(resumed, name) == getattr(whole, name), name
+    assert (tmp_path / "killed" / "model.safetensors").read_bytes() == end(tmp_path / "whole")["model.safetensors"]
+
+
+@pytest.mark.parametrize("at", range(2, 9))
+def test_whenever_it_is_killed(corpus: Path, tmp_path: Path, undisturbed: Path, at: int) -> None:
+    """In the step before an evaluation and in the one behind it, and again behind the first kill."""
+    kill(tmp_path / "run", corpus, at)
+    if at < 7:
+        with pytest.raises(Killed):
+            run(tmp_path / "run", None, kill_at(at + 1))
+    run(tmp_path / "run")
+    assert end(tmp_path / "run") == end(undisturbed)
+    assert records(tmp_path / "run") == records(undisturbed)
+
+
+def scalars(root: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(root / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    timed = ("it_per_s", "tokens_per_s", "data_ms")
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.endswith(timed)]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+
+@pytest.mark.parametrize("at", [4, 5, 6])
+def test_tensorboard_goes_on_without_doubled_or_missing_steps(
+    corpus: Path, tmp_path: Path, undisturbed: Path, at: int
+) -> None:
+    kill(tmp_path / "run", corpus, at, "train.checkpoint_every=2")
+    run(tmp_path / "run")
+    assert scalars(tmp_path / "run") == scalars(undisturbed)
+
+
+def test_an_evaluation_that_was_recorded_is_not_repeated(
+    corpus: Path, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill(tmp_path / "run", corpus, 5, "train.checkpoint_every=99")
+    assert [r["step"] for r in records(tmp_path / "run") if r["kind"] == "eval"] == [4]
+    resumed = trainer(tmp_path / "run", sets=("train.max_steps=8",))
+    assert resumed.totals.best_step == 4
+    resumed.fit()
+    assert records(tmp_path / "run") == records(undisturbed)
+
+
+def test_the_next_blocks_are_those_of_the_undisturbed_run(corpus: Path, tmp_path: Path) -> None:
+    kill(tmp_path / "run", corpus, 4)
+    resumed = trainer(tmp_path / "run")
+    state = json.loads((resumed.folder.checkpoints / "step-00000003" / "state.json").read_text())
+    assert (state["step"], state["data"]["next_block"], state["tokens"]) == (3, 12, 3 * 4 * 24)
+    seen = []
+    honest = resumed.loader.blocks_of
+    resumed.loader.blocks_of = lambda step: seen.append((step, honest(step))) or honest(step)  # type: ignore[method-assign,func-returns-value]
+    resumed.fit()
+    loader = build_loader(resumed.config, resumed.data)
+    assert seen == [(step, loader.blocks_of(step)) for step in range(3, 8)]
+
+
+def test_without_the_generators_it_would_be_another_run(corpus: Path, tmp_path: Path, undisturbed: Path) -> None:
+    """Else the tests above would prove nothing of dropout."""
+    kill(tmp_path / "run", corpus, 4)
+    resumed = trainer(tmp_path / "run")
+    assert resumed._rng is not None
+    resumed._rng["torch"] = torch.Generator().manual_seed(99).get_state().numpy().tobytes().hex()
+    resumed.fit()
+    assert end(tmp_path / "run")["model.safetensors"] != end(undisturbed)["model.safetensors"]
+
+
+def test_a_finished_run_goes_on_where_max_steps_is_raised(corpus: Path, tmp_path: Path) -> None:
+    run(tmp_path / "run", make_config(corpus, "train.max_steps=4"))
+    again = run(tmp_path / "run")
+    assert (again.steps, len([r for r in records(tmp_path / "run") if r["kind"] == "step"])) == (4, 4)
+    longer = run(tmp_path / "run", sets=("train.max_steps=7",))
+    assert (longer.steps, longer.tokens_seen) == (7, 7 * 4 * 24)
+    assert [r["step"] for r in records(tmp_path / "run") if r["kind"] == "step"] == list(range(1, 8))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["max_steps"] == 7
+
+
+def test_an_older_checkpoint_may_be_taken_and_the_later_ones_are_kept_aside(
+    corpus: Path, tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "moved")
+    run(tmp_path / "moved", at=tmp_path / "moved" / "checkpoints" / "step-00000005")
+    assert end(tmp_path / "moved") == end(undisturbed)
+    assert records(tmp_path / "moved") == records(undisturbed)
+    aside = sorted(path.name for path in (tmp_path / "moved" / "checkpoints").glob("abandoned-*"))
+    assert aside == [f"abandoned-step-0000000{step}" for step in (6, 7, 8)]
+    assert "abandoned-step-00000008" in caplog.text
+
+
+def test_a_smaller_micro_batch_is_the_same_run_to_rounding(corpus: Path, tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", make_config(corpus, preset="cola"))
+    kill(tmp_path / "run", corpus, 4, preset="cola")
+    split = run(tmp_path / "run", sets=("train.micro_batch_size=2",))
+    assert split.last_loss == pytest.approx(whole.last_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["optim.lr=0.5", "train.seed=4", "train.batch_size=8", "model.norm=pre", "data.val_fraction=0.2"],
+)
+def test_what_makes_it_another_run_is_refused_with_both_values(corpus: Path, tmp_path: Path, change: str) -> None:
+    kill(tmp_path / "run", corpus, 3)
+    before = records(tmp_path / "run")
+    name, _, value = change.partition("=")
+    with pytest.raises(ConfigError, match=rf"{name} = '?{value}'?: the run has .*another run") as caught:
+        trainer(tmp_path / "run", sets=(change,))
+    assert len(caught.value.problems) == 1
+    assert records(tmp_path / "run") == before
+
+
+def test_fields_that_may_change_exist(corpus: Path) -> None:
+    values = make_config(corpus).model_dump()
+    assert all(name in values[section] for section, _, name in (field.partition(".") for field in MAY_CHANGE))
+
+
+def test_other_data_are_refused_and_the_same_elsewhere_are_not(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "poems.jsonl")
+    kill(tmp_path / "run", corpus, 3)
+    moved = corpus.rename(tmp_path / "elsewhere.jsonl")
+    with pytest.raises(DataError, match="no such file"):
+        trainer(tmp_path / "run")
+    (tmp_path / "moved").mkdir()
+    moved = moved.rename(tmp_path / "moved" / "poems.jsonl")
+    resumed = trainer(tmp_path / "run", sets=(f'data.path="{moved}"',))
+    resumed.folder.lock.release()
+    moved.write_text(moved.read_text().replace("word1 ", "changed "))
+    with pytest.raises(DataError, match=r"the data has changed since this run"):
+        trainer(tmp_path / "run", sets=(f'data.path="{moved}"',))
+    moved.write_text(moved.read_text().replace("changed ", "word1 "))
+    assert run(tmp_path / "run", sets=(f'data.path="{moved}"',)).steps == 8, "a refusal leaves the run as it was"
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_offered(corpus: Path, tmp_path: Path) -> None:
+    kill(tmp_path / "run", corpus, 5)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json", "totals.json", "config.json"):
+        path = checkpoints.path_of(4) / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-2] + bytes([content[-2] ^ 4]) + content[-1:])
+        with pytest.raises(CheckpointError, match=rf"{path} is damaged: .*--resume {checkpoints.path_of(3)}`\.$"):
+            trainer(tmp_path / "run")
+        path.write_bytes(content)
+    for step in (1, 2, 3):
+        (checkpoints.path_of(step) / "state.json").unlink()
+    (checkpoints.path_of(4) / "state.json").write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match=r"There is no whole checkpoint before it\.$"):
+        trainer(tmp_path / "run")
+
+
+def test_what_has_no_checkpoint_cannot_be_resumed(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no run folder"):
+        trainer(tmp_path)
+    kill(tmp_path / "run", corpus, 1)
+    with pytest.raises(CheckpointError, match="has no checkpoint: nothing was trained yet"):
+        trainer(tmp_path / "run")
+
+
+def test_a_run_folder_belongs_to_one_process(corpus: Path, tmp_path: Path) -> None:
+    kill(tmp_path / "run", corpus, 3)
+    other = RunLock(tmp_path / "run")
+    other.acquire()
+    assert RunLock(tmp_path / "run").is_held()
+    with pytest.raises(RunError, match=r"process \d+ on .*, since .*, is training there"):
+        trainer(tmp_path / "run")
+    other.release()
+    assert not RunLock(tmp_path / "run").is_held()
+    (tmp_path / "run" / ".lock").touch()  # as a killed process leaves it
+    assert run(tmp_path / "run").steps == 8
+    assert not RunLock(tmp_path / "run").is_held()
+
+
+def test_planning_reads_text_alone_and_changes_nothing(corpus: Path, tmp_path: Path) -> None:
+    kill(tmp_path / "run", corpus, 3)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    plan_resumption(tmp_path / "run", lambda stored: stored)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+    assert not list((tmp_path / "run").rglob("*.pt")), "no pickle anywhere"
+
+
+def test_retention_keeps_the_last_the_best_and_every_so_many(corpus: Path, tmp_path: Path) -> None:
+    sets = ("train.keep_last=2", "train.keep_every=3", "train.eval_every=2")
+    summary = run(tmp_path / "run", make_config(corpus, *sets))
+    kept = {int(path.name[5:]) for path in Checkpoints(tmp_path / "run" / "checkpoints").all()}
+    losses = {r["step"]: r["val_loss"] for r in records(tmp_path / "run") if r["kind"] == "eval"}
+    best = min((step for step in losses if step < 8), key=lambda step: losses[step])
+    assert kept == {3, 6, 7, 8, best}
+    assert summary.steps == 8
