@@ -119,9 +119,15 @@ class Trainer:
                 write_json(self.folder.summary, summary.to_dict())
         finally:
             self._saver.close()
-            self.sinks.close()
+            self._close_sinks()
             self.folder.lock.release()
         return summary
+
+    def _close_sinks(self) -> None:
+        try:
+            self.sinks.close()
+        except OSError as error:  # what matters more is saved by now, or has failed before
+            log.warning("The last records in %s cannot be written: %s.", self.folder.root, error.strerror or error)
 
     def _take_up(self, resume: Resumption, sinks: Callable[[RunFolder], Sink]) -> Sink:
         """Put everything back where it was behind the checkpoint's step, what is in the run's folder too."""

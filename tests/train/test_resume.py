@@ -166,6 +166,7 @@ def test_other_data_are_refused_and_the_same_elsewhere_are_not(tmp_path: Path) -
     (tmp_path / "moved").mkdir()
     moved = moved.rename(tmp_path / "moved" / "poems.jsonl")
     resumed = trainer(tmp_path / "run", sets=(f'data.path="{moved}"',))
+    resumed.sinks.close()
     resumed.folder.lock.release()
     moved.write_text(moved.read_text().replace("word1 ", "changed "))
     with pytest.raises(DataError, match=r"the data has changed since this run"):
