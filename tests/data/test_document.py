@@ -13,8 +13,8 @@ from colakit.data import document as document_module
 from colakit.data.bpe import train_bpe
 from colakit.data.document import Document, hash64, pieces
 from colakit.data.pretrained import load_tokenizer
-from colakit.data.tokenise import encode_documents
 from colakit.data.tokenizer import Tokenizer
+from tests.data.stores import encode_documents
 
 SMOLLM2 = Path(__file__).parents[3] / "shared" / "data" / "tokenizer_smollm2"
 

@@ -118,8 +118,14 @@ def test_work_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     config = corpus(tmp_path / "c", [f"{i:03} " + "x" * 96 for i in range(20)])
     run(config)
     run(config, seq_len=17)
-    first, second, third = (record.getMessage() for record in caplog.records)
-    assert first == "Preparing data: training a tokenizer of 300 tokens on 20 documents, 2kB of text …"
+    first, fewer, second, third = (record.getMessage() for record in caplog.records)
+    n_train = run(config).describe()["documents"]
+    assert n_train < 20
+    text = f"on the {n_train} training documents, {n_train / 10:.2g}k B of text …"
+    assert first == f"Preparing data: training a tokenizer of 300 tokens {text}"
+    n_tokens = run(config).tokenizer.n_tokens
+    advice = f"Set model.vocab_size={n_tokens}."
+    assert fewer == f"The text has only {n_tokens} tokens to learn, and the model 300 rows for them. {advice}"
     assert second == f"Preparing data: tokenising {config.path} …"
     assert re.fullmatch(rf"Prepared {re.escape(str(config.path))} in \d+\.\d s\.", third)
 
