@@ -178,5 +178,5 @@ def _read_state(path: Path) -> PartState:
             if _digest(*_arrays([reader.read_all()]), state) != found["digest"]:
                 raise ValueError("it is not what was written")
         return state
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise DataError(f"{path} is damaged ({error}). Remove {path.parent}; it will be made anew.") from error

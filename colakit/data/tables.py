@@ -1,4 +1,4 @@
-"""Documents from .parquet files, some megabytes of rows at a time."""
+"""Documents from .parquet files, some megabytes of rows at a time; of a row group, pyarrow may hold all."""
 
 from collections.abc import Iterator
 from pathlib import Path
