@@ -100,8 +100,14 @@ def _over_base(values: Layer, origin: str) -> Layer:
         raise ConfigError([Problem("base", base, "no shipped preset has this name", fix)], of=origin)
     below = _shipped(base).values
     if isinstance(data := values.get("data"), dict) and ("source" in data or "sources" in data):
-        # Where text comes from is one whole: of the base's sources nothing is left.
-        own = SourceConfig.model_fields.keys() | {"sources", "stages"}
+        # Where text comes from is one whole: of the base's sources nothing is left, nor of how their text is cleaned.
+        own = SourceConfig.model_fields.keys() | {
+            "sources",
+            "stages",
+            "remove_urls",
+            "remove_crawl_markers",
+            "min_words",
+        }
         below = {**below, "data": {k: v for k, v in below.get("data", {}).items() if k not in own}}
     return merge([below, values])
 

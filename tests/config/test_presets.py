@@ -203,6 +203,8 @@ def test_a_preset_may_change_a_shipped_one(preset_file: Callable[[str], str]) ->
     assert list(mixed.sources) == ["mine", "web", "code", "python"]
     assert len(mixed.stages) == 1
     assert mixed.tokenizer == resolve("smollm2-stages").config.data.tokenizer
+    assert (mixed.remove_urls, mixed.remove_crawl_markers, mixed.min_words) == (False, False, 0)
+    assert resolve(preset_file('base = "cola"\n[data]\nval_fraction = 0.3')).config.data.min_words == 50
     one = resolve(preset_file('base = "smollm2-stages"\n[data]\nsource = "stdlib"')).config.data
     assert (one.source, one.sources, one.stages) == ("stdlib", {}, ())
 
