@@ -27,7 +27,7 @@ def overlay(config: RunConfig) -> dict[str, dict[str, Any]]:  # Any: TOML values
             **({"rank": min(_RANK, model.rank)} if model.rank is not None else {}),
         },
         "optim": {"lr": 8e-3 if muon else 2e-3, "warmup_steps": 20},
-        "data": {**_at_hand(config.data), "tokenizer": "bpe", "val_fraction": 0.02},
+        "data": {**_at_hand(config.data), "tokenizer": "bpe", "val_fraction": 0.04},
         "train": {
             **{name: min(size, getattr(config.train, name)) for name, size in _TRAIN.items()},
             "micro_batch_size": None,
