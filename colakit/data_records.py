@@ -46,7 +46,7 @@ class SourceRecord:
     train_tokens: int
     held_out_tokens: int
     bytes_per_token: float
-    """End-of-text tokens, which stand for no bytes, left out."""
+    """Of all tokens, end-of-text tokens included."""
     train_blocks: int
     held_out_blocks: int
     padding_frac: float

@@ -14,7 +14,17 @@ def check(config: RunConfig) -> Iterator[Finding]:
     if not data.sources:
         yield from _source("data", data, "Give --data PATH, which sets both, or set data.source=files.")
     for name, source in data.sources.items():
-        yield from _source(f"data.sources.{name}", source, 'Add source = "files".')
+        yield from _source(f"data.sources.{name}", source, 'Add source = "files".', to_name='Add path = "…".')
+    untouched = SourceConfig()
+    for field in SourceConfig.model_fields:
+        yield from broken(
+            config,
+            bool(data.sources) and getattr(data, field) != getattr(untouched, field),
+            f"data.{field}",
+            "data.sources is read instead",
+            f"Leave data.{field} out, or set it in [data.sources.NAME].",
+            "data.sources",
+        )
     streams = [name for name, source in data.mixture.items() if source.streaming]
     yield from broken(
         config,
@@ -36,12 +46,8 @@ def without_effect(config: RunConfig) -> Iterator[tuple[str, bool, str, str]]:
         *((name, data.source != "hub", no_dataset, "add --set data.source=hub") for name in _OF_DATASETS),
         ("text_field", data.source == "stdlib", "the standard library has no records", "add --set data.source=files"),
     )
-    of_several = (
-        (name, True, "data.sources is read instead", "set it in [data.sources.NAME]")
-        for name in SourceConfig.model_fields
-    )
     useless = (
-        *(of_several if data.sources else of_one_source),
+        *(of_one_source if not data.sources else ()),
         (
             "attend_across_documents",
             data.packing == "pad",
@@ -52,15 +58,22 @@ def without_effect(config: RunConfig) -> Iterator[tuple[str, bool, str, str]]:
     for name, is_useless, rule, remedy in useless:
         # Setting what holds anyway is no contradiction.
         yield f"data.{name}", is_useless and getattr(data, name) != getattr(untouched, name), rule, remedy
+    for name in SourceConfig.model_fields:
+        # Who sets what holds anyway wants it read; what does not hold, `check` refuses.
+        is_default = getattr(data, name) == getattr(untouched, name)
+        yield f"data.{name}", bool(data.sources) and is_default, "data.sources is read instead", _IN_SOURCES
 
 
+_IN_SOURCES = "set it in [data.sources.NAME]"
 _OF_DATASETS = ("dataset", "dataset_config", "dataset_split", "streaming")
 
 
-def _source(place: str, source: SourceConfig, to_read_files: str) -> Iterator[Finding]:
+def _source(
+    place: str, source: SourceConfig, to_read_files: str, *, to_name: str = "Give --data PATH."
+) -> Iterator[Finding]:
     kind = source.source
     rules = (
-        ("path", kind == "files" and not source.path, f"{place}.source = 'files' needs it", "Give --data PATH."),
+        ("path", kind == "files" and not source.path, f"{place}.source = 'files' needs it", to_name),
         (
             "dataset",
             kind == "hub" and not source.dataset,
@@ -139,8 +152,8 @@ def _stages(config: RunConfig) -> Iterator[Finding]:
         config,
         bool(wrong),
         "data.stages",
-        f"stage {wrong[0] if wrong else 0} of {len(stages)} needs either until_tokens or until_frac",
-        "Say where it ends.",
+        f"stage {wrong[0] if wrong else 0} of {len(stages)} needs until_tokens or until_frac, one of them",
+        "Say where it ends, once.",
     )
     yield from broken(
         config,

@@ -5,15 +5,15 @@ are collected and raised as one `ConfigError`.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from colakit.config import rules, smoke
-from colakit.config.fields import Layer, known_fields, validate
+from colakit.config.fields import Layer, field_of, known_fields, validate
 from colakit.config.overrides import parse_sets
-from colakit.config.presets import load_preset
+from colakit.config.presets import load_preset, merge
 from colakit.config.schema import DataConfig, RunConfig, SourceConfig
 from colakit.errors import ConfigError, Problem
 
@@ -51,7 +51,7 @@ def resolve(preset: str, *, smoke_run: bool = False, data: str | None = None, se
     layers.append(("--set", set_layer))
     problems += set_problems
 
-    merged = _merge(layer for _, layer in layers)
+    merged = merge(layer for _, layer in layers)
     if "preset" in merged:
         fix = "Leave it out: a preset is called as its file is."
         problems.append(Problem("preset", merged["preset"], "not a field to be set", fix))
@@ -59,7 +59,7 @@ def resolve(preset: str, *, smoke_run: bool = False, data: str | None = None, se
     problems += field_problems
     reported = {p.field for p in field_problems}
     problems += [p for p in base_problems if p.field in RunConfig.model_fields and p.field not in reported]
-    broken = {p.field for p in problems}
+    broken = {field_of(p.field) for p in problems}
     explicit = frozenset(_leaves(set_layer))
     for problem, fields in (*rules.check(config), *rules.check_explicit(config, explicit)):
         if broken.isdisjoint(fields):
@@ -82,22 +82,11 @@ def from_saved(values: Layer) -> RunConfig:
 def override(config: RunConfig, sets: Sequence[str]) -> RunConfig:
     """`config` with ``--set`` strings over it. Raises ConfigError with every problem found."""
     layer, problems = parse_sets(sets)
-    changed, field_problems = validate(_merge([config.model_dump(), layer]))
+    changed, field_problems = validate(merge([config.model_dump(), layer]))
     problems += [*field_problems, *(problem for problem, _ in rules.check(changed))]
     if problems:
         raise ConfigError(problems, of=config.preset)
     return changed
-
-
-def _merge(layers: Iterable[Layer]) -> Layer:
-    merged: Layer = {}
-    for layer in layers:
-        for section, values in layer.items():
-            if isinstance(values, dict) and isinstance(merged.get(section), dict):
-                merged[section] = {**merged[section], **values}
-            else:
-                merged[section] = dict(values) if isinstance(values, dict) else values
-    return merged
 
 
 def _leaves(values: Layer) -> Iterator[str]:
@@ -139,7 +128,7 @@ def _derive(config: RunConfig, origins: dict[str, str]) -> Resolved:
     # Absolute, so that a run finds its data from any folder; still the user's own paths, and not called derived.
     config = config.model_copy(update={"data": _with_absolute_paths(config.data)})
     origins |= dict.fromkeys(_leaves(derived), "derived")
-    values = _merge([config.model_dump(), derived])
+    values = merge([config.model_dump(), derived])
     return Resolved(RunConfig.model_validate(values), origins, tuple(notes))
 
 

@@ -1,7 +1,11 @@
-"""Preset files: the shipped ones by name, a user's own by path. What is in them is checked in `load`."""
+"""Preset files: the shipped ones by name, a user's own by path, which may change a shipped one named as ``base``.
+
+What is in them is checked in `load`.
+"""
 
 import difflib
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -10,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from colakit.config.fields import Layer
+from colakit.config.schema import SourceConfig
 from colakit.errors import ConfigError, Problem
 
 
@@ -78,11 +83,45 @@ def load_preset(name_or_file: str) -> Preset:
         guess = f"Did you mean {' or '.join(close)}? " if close else ""
         fix = f"{guess}`colakit presets` lists them; a file of your own ends in .toml."
         raise _preset_error(name_or_file, "no preset has this name", fix)
-    return _parse_preset(
-        name_or_file,
-        name_or_file,
-        _presets_folder().joinpath(f"{name_or_file}.toml").read_text("utf-8"),
-    )
+    return _shipped(name_or_file)
+
+
+def _shipped(name: str) -> Preset:
+    return _parse_preset(name, name, _presets_folder().joinpath(f"{name}.toml").read_text("utf-8"))
+
+
+def _over_base(values: Layer, origin: str) -> Layer:
+    """`values` over those of the shipped preset that ``base`` names, if it does. Raises ConfigError."""
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if base not in preset_names():
+        fix = f"Name a shipped preset: {', '.join(preset_names())}."
+        raise ConfigError([Problem("base", base, "no shipped preset has this name", fix)], of=origin)
+    below = _shipped(base).values
+    if isinstance(data := values.get("data"), dict) and ("source" in data or "sources" in data):
+        # Where text comes from is one whole: of the base's sources nothing is left, nor of how their text is cleaned.
+        own = SourceConfig.model_fields.keys() | {
+            "sources",
+            "stages",
+            "remove_urls",
+            "remove_crawl_markers",
+            "min_words",
+        }
+        below = {**below, "data": {k: v for k, v in below.get("data", {}).items() if k not in own}}
+    return merge([below, values])
+
+
+def merge(layers: Iterable[Layer]) -> Layer:
+    """One layer of several, each field of the last that has it."""
+    merged: Layer = {}
+    for layer in layers:
+        for section, values in layer.items():
+            if isinstance(values, dict) and isinstance(merged.get(section), dict):
+                merged[section] = {**merged[section], **values}
+            else:
+                merged[section] = dict(values) if isinstance(values, dict) else values
+    return merged
 
 
 def _preset_error(value: str, rule: str, fix: str) -> ConfigError:
@@ -96,7 +135,7 @@ def _parse_preset(name: str, origin: str, text: str) -> Preset:
         raise _preset_error(origin, f"not valid TOML: {error}", "Mend the file.") from None
     about = values.pop("about", {"summary": "a preset of your own", "paper": "none"})
     try:
-        return Preset(name, PresetAbout.model_validate(about), values)
+        return Preset(name, PresetAbout.model_validate(about), _over_base(values, origin))
     except ValidationError as error:
         problems = [
             Problem(

@@ -1,12 +1,12 @@
 """``--smoke``: the overlay that shrinks any preset to what two CPU cores train in about two minutes, keeping its kind.
 
-Only sizes, lengths, the learning rate and the data change. Which layers, norms, dropouts and optimizer a preset has
-stays as it is, so a smoke run exercises the code of the real one.
+Only sizes, lengths, the learning rate and data from the hub change. Which layers, norms, dropouts and optimizer a
+preset has stays as it is, so a smoke run exercises the code of the real one; so do local files.
 """
 
 from typing import Any
 
-from colakit.config.schema import RunConfig, SourceConfig
+from colakit.config.schema import DataConfig, RunConfig, SourceConfig
 
 _MODEL = {"n_layers": 4, "d_ff": 704, "vocab_size": 4096, "seq_len": 256}
 _WIDTH = {"d_model": 256, "n_heads": 4, "n_kv_heads": 2}
@@ -27,19 +27,21 @@ def overlay(config: RunConfig) -> dict[str, dict[str, Any]]:  # Any: TOML values
             **({"rank": min(_RANK, model.rank)} if model.rank is not None else {}),
         },
         "optim": {"lr": 8e-3 if muon else 2e-3, "warmup_steps": 20},
-        "data": {
-            **SourceConfig().model_dump(),
-            # A mixture stays one, of parts of the standard library.
-            "sources": {
-                name: {"source": "stdlib", "part": f"{i}/{len(config.data.sources)}"}
-                for i, name in enumerate(config.data.sources, 1)
-            },
-            **UNCLEANED,
-            "tokenizer": "bpe",
-            "val_fraction": 0.02,
-        },
+        "data": {**_at_hand(config.data), "tokenizer": "bpe", "val_fraction": 0.04},
         "train": {
             **{name: min(size, getattr(config.train, name)) for name, size in _TRAIN.items()},
             "micro_batch_size": None,
         },
+    }
+
+
+def _at_hand(data: DataConfig) -> dict[str, Any]:  # Any: TOML values
+    """The same sources, with the standard library in place of what the hub has; a mixture gets a part for each."""
+    if not data.sources:
+        return {} if data.source == "files" else {**SourceConfig().model_dump(), **UNCLEANED}
+    from_hub = [name for name, source in data.sources.items() if source.source == "hub"]
+    parts = {name: {"source": "stdlib", "part": f"{i}/{len(from_hub)}"} for i, name in enumerate(from_hub, 1)}
+    return {
+        "sources": {name: parts.get(name) or source.model_dump() for name, source in data.sources.items()},
+        **(UNCLEANED if from_hub else {}),
     }

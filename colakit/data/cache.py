@@ -29,12 +29,37 @@ def cache_root(config: DataConfig) -> Path:
     return (Path(home) if home else user_path("~/.cache", "data.cache_dir")) / "colakit"
 
 
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` make the file `path`: under another name, then on disk, then renamed. Raises OSError."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:  # Any: JSON values
     """Write a small file of the cache, whole at once. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, lambda partial: partial.write_text(json.dumps(content), encoding="utf-8"))
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove what killed processes left behind under such names; others may be doing the same."""
+    for path in folder.glob(pattern):
+        try:
+            # A long write leaves the outer folder as it was: the newest of all that is inside tells whether it goes on.
+            age_s = time.time() - max(part.stat().st_mtime for part in (path, *path.rglob("*")))
+        except FileNotFoundError:
+            continue  # its owner has just finished
+        if age_s > _ABANDONED_AFTER_S:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -59,7 +84,7 @@ def cached_folder(folder: Path, write: Callable[[Path], None]) -> Path:
         if folder.is_dir():
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder.parent)
+        sweep(folder.parent, f"{_TEMP_PREFIX}*")
         with tempfile.TemporaryDirectory(prefix=_TEMP_PREFIX, dir=folder.parent, ignore_cleanup_errors=True) as temp:
             work = Path(temp) / folder.name
             work.mkdir()
@@ -74,15 +99,3 @@ def _publish(work: Path, folder: Path) -> None:
     except OSError:
         if not folder.is_dir():  # else another process was faster, with the same content
             raise
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what killed processes left behind."""
-    for path in parent.glob(f"{_TEMP_PREFIX}*"):
-        try:
-            # A long write leaves the outer folder as it was: the newest of all that is inside tells whether it goes on.
-            age_s = time.time() - max(part.stat().st_mtime for part in (path, *path.rglob("*")))
-        except FileNotFoundError:
-            continue  # its owner has just finished
-        if age_s > _ABANDONED_AFTER_S:
-            shutil.rmtree(path, ignore_errors=True)

@@ -57,8 +57,13 @@ def _named(path: Path) -> SourceFile:
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{path} is a pipe or a device, which cannot be read again. Write its text into a file first.")
     ending = _ending(path)
-    if ending is None and (path.suffix.lower() in _RECORDS or not looks_like_text(path)):
-        raise DataError(f"{path} is not plain text. {_SUPPORTED}; if it is plain text all the same, name it .txt.")
+    if ending is None and path.suffix.lower() in _RECORDS:
+        raise DataError(
+            f"{path}: colakit does not read {path.suffix}, whose syntax would be learned along. {_SUPPORTED}; rename "
+            "it to .txt if that is what you want."
+        )
+    if ending is None and not looks_like_text(path):
+        raise DataError(f"{path} is not plain text. {_SUPPORTED}.")
     return SourceFile(path, _name(path, path.parent), ending or ".txt", status.st_size)
 
 

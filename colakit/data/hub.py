@@ -45,12 +45,6 @@ class HubDataset:
         """Whether the revision is a commit, so that what is read once can be read again."""
         return re.fullmatch(r"[0-9a-f]{40}", self._source.revision) is not None
 
-    @property
-    def n_documents(self) -> int | None:
-        """Rows of the split, blank and bad ones among them; None where they are known only by reading them all."""
-        splits = self._source.builder.info.splits or {}
-        return splits[self._config.dataset_split].num_examples or None if self._config.dataset_split in splits else None
-
     def read(self, on_bad: OnBad, *, skip: int = 0) -> Iterator[Document]:
         """Every document behind the first `skip` rows, whatever becomes of those; blank texts are left out.
 

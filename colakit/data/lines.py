@@ -47,7 +47,7 @@ def read_jsonl(path: Path, text_field: str, on_bad: OnBad, meter: Meter) -> Iter
 def read_lines(path: Path, on_bad: OnBad, meter: Meter) -> Iterator[tuple[int, str]]:
     """The lines of `path` and their numbers, line ends included, a byte order mark taken off. Ends at ``\\n`` alone.
 
-    A line that is no UTF-8 text is bad. Raises DataError for a file that is empty, or a damaged gzip or Zstandard.
+    A line that is no UTF-8 text is bad, and so is an empty file. Raises DataError for damaged gzip or Zstandard data.
     """
     number = 0
     try:
@@ -77,7 +77,7 @@ def read_lines(path: Path, on_bad: OnBad, meter: Meter) -> Iterator[tuple[int, s
             ) from error
         raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
     if number == 0:
-        raise DataError(f"{path} is empty. Remove it, or fetch it again if it should hold text.")
+        on_bad(DataError(f"{path} is empty. Remove it, or fetch it again if it should hold text."))
 
 
 def looks_like_text(path: Path) -> bool:

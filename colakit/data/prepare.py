@@ -141,13 +141,15 @@ def prepare(config: DataConfig, *, seq_len: int, vocab_size: int, watch: Watch =
     sides = split_sources([store.facts for store in stores], config.val_fraction, [s.label for s in sources])
     packing = (config.max_document_mb, config.packing, seq_len, config.val_fraction, PACKING_VERSION)
     names = [source.name for source in sources]
+    # What nobody can read again is told apart by what was stored of it.
+    unpinned = [store.digest for source, store in zip(sources, stores, strict=True) if not source.is_replayable]
     data = PreparedData(
         tokenizer=tokenizer,
         sources=tuple(
             _prepared(source, store, side, config, tokenizer, seq_len)
             for source, store, side in zip(sources, stores, sides, strict=True)
         ),
-        fingerprint=_key(*names, *identities, tokenizer.fingerprint, *packing),
+        fingerprint=_key(*names, *identities, *unpinned, tokenizer.fingerprint, *packing),
         isolate_eot=tokenizer.eot_id if config.isolates_documents else None,
     )
     _check_length(data, seq_len)
@@ -167,18 +169,31 @@ def _trained_bpe(
     def write(folder: Path) -> None:
         facts = [_facts(source, config, watch) for source in sources]
         sides = split_sources(facts, config.val_fraction, [source.label for source in sources])
-        n_documents, n_bytes = sum(len(f.n_bytes) for f in facts), sum(int(f.n_bytes.sum()) for f in facts)
+        trained_on = [f.n_bytes[side == Side.TRAIN] for f, side in zip(facts, sides, strict=True)]
+        n_bytes = sum(int(each.sum()) for each in trained_on)
         log.info(
-            "Preparing data: training a tokenizer of %d tokens on %d documents, %sB of text …",
+            "Preparing data: training a tokenizer of %d tokens on the %d training documents, %s B of text%s …",
             vocab_size,
-            n_documents,
+            sum(len(each) for each in trained_on),
             human_count(n_bytes),
+            f", of which {human_count(_MOST_TRAINER_BYTES)} B are enough" if n_bytes > _MOST_TRAINER_BYTES else "",
         )
-        train_bpe(_trainer_texts(sources, facts, sides, n_bytes), vocab_size).save(folder)
+        tokenizer = train_bpe(_trainer_texts(sources, facts, sides, n_bytes), vocab_size)
+        if tokenizer.n_tokens < vocab_size:
+            log.warning(
+                "The text has only %d tokens to learn, and the model %d rows for them. Set model.vocab_size=%d.",
+                tokenizer.n_tokens,
+                vocab_size,
+                tokenizer.n_tokens,
+            )
+        tokenizer.save(folder)
 
     key = _key(*identities, config.val_fraction, vocab_size, TRAINER_VERSION)
     folder = cached_folder(cache_root(config) / "tokenizers" / key, write)
-    return read_tokenizer(folder, source="bpe")
+    try:
+        return read_tokenizer(folder, source="bpe")
+    except DataError as error:
+        raise DataError(f"{error} Remove {folder}; it will be made anew.") from error
 
 
 def _facts(source: Source, config: DataConfig, watch: Watch) -> Facts:
@@ -221,7 +236,12 @@ def _store(config: DataConfig, source: Source, identity: str, tokenizer: Tokeniz
         writer = StoreWriter(folder, tokenizer.n_tokens)
         if writer.state is not None:
             _check_bad(config, writer.state.bad)
-        tokenise(source, tokenizer, writer, max_document_mb=config.max_document_mb, watch=watch)
+        try:
+            tokenise(source, tokenizer, writer, max_document_mb=config.max_document_mb, watch=watch)
+        except KeyboardInterrupt:
+            kept = "the same command goes on" if source.is_replayable and writer.n_parts else "nothing is kept"
+            log.warning("Interrupted while tokenising %s: %s.", source.label, kept)
+            raise
         log.info("Prepared %s in %.1f s.", source.label, time.perf_counter() - started)
 
     with writing(folder):
@@ -288,5 +308,5 @@ def _check_length(data: PreparedData, seq_len: int) -> None:
         if isinstance(source.train, Packed) and n_tokens < seq_len + 1:
             raise DataError(
                 f"{source.label}: the training text has {n_tokens} tokens, but one sequence takes {seq_len + 1} "
-                "(model.seq_len + 1). Lower model.seq_len, or give more text."
+                "(model.seq_len + 1). Lower model.seq_len or data.val_fraction, or give more text."
             )

@@ -23,6 +23,8 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
 
 def check_tokenizer(name_or_path: str) -> None:
     """Raise DataError for a path that does not exist; whether the hub has a name is known only by asking it."""
+    if name_or_path.lower() == "bpe":
+        raise DataError(f"data.tokenizer = {name_or_path!r}: write bpe, in small letters.")
     if _local_path(name_or_path) is None and _is_path(name_or_path):
         raise DataError(f"data.tokenizer = {name_or_path!r}: there is no such file or folder. {_ADVICE}")
 

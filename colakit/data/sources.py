@@ -88,7 +88,10 @@ class Source:
 
     def check(self) -> None:
         """Raise the DataError that reading would begin with, at the price of listing files: nothing is read."""
-        self._reader.check()
+        try:
+            self._reader.check()
+        except DataError as error:
+            raise error if self.name == SINGLE else DataError(f"{self.name}: {error}") from error
 
     def identity(self) -> str:
         """Equal for equal documents, cleaning and choice included."""
@@ -161,7 +164,7 @@ def no_text(source: Source, tally: Tally, config: DataConfig) -> DataError:
     if tally.bad:
         few = f"no record that can be read; the first of {tally.n_bad}: {tally.bad[0]}"
     elif tally.short:
-        few = f"no document of {config.min_words} words (data.min_words)"
+        few = f"no document of {config.min_words} words. Lower data.min_words"
     else:
-        few = "no text but blanks"
-    return DataError(f"{source.label} holds {few}. Give text with --data PATH.")
+        few = "no text, or blanks alone. Give another"
+    return DataError(f"{source.label} holds {few.removesuffix('.')}.")

@@ -40,8 +40,8 @@ Sides: TypeAlias = NDArray[np.uint8]
 def split_sources(facts: Sequence[Facts], val_fraction: float, labels: Sequence[str]) -> list[Sides]:
     """The sides of the documents of each source. Of a text or group that one holds out, no other trains on a part.
 
-    Logs a warning where far more is held out than asked for. Raises DataError, naming the source, where one of its
-    sides would be empty.
+    Logs a warning where far more or less is held out than asked for. Raises DataError, naming the source, where one of
+    its sides would be empty.
     """
     held_out = [_held_out(source, val_fraction) for source in facts]
     pairs = list(zip(facts, held_out, strict=True))
@@ -66,6 +66,7 @@ def _held_out(facts: Facts, val_fraction: float) -> NDArray[np.bool_]:
     total = sizes.sum()
     chosen = (groups < np.uint64(min(2**64 - 1, int(val_fraction * 2**64)))) & (2 * sizes <= total)
     if not chosen.any():
+        # For want of a smaller hash; a document that is added later may have it, and take this one's place.
         chosen[int(np.argmax(sizes * len(groups) <= total))] = True  # the smallest hash of those
     return np.asarray(chosen[of_document])
 
@@ -83,12 +84,24 @@ def _check(facts: Facts, sides: Sides, val_fraction: float, label: str) -> None:
             f"{label} leaves nothing to train on: {_ADVICE}, or lower data.val_fraction. At {val_fraction} it holds "
             f"out {n_held_out} document(s), and {n_dropped} more repeat their text."
         )
-    held_out_bytes, text_bytes = int(facts.n_bytes[sides == Side.HELD_OUT].sum()), int(facts.n_bytes.sum())
-    if held_out_bytes > max(_LOPSIDED_SHARE, _LOPSIDED_FACTOR * val_fraction) * text_bytes:
+    if n_dropped > _LOPSIDED_SHARE * len(sides):
         log.warning(
-            "%sB of %sB of text are held out, though data.val_fraction is %g: there are few documents, or large groups "
-            "of them. Give more, or ids that make smaller groups.",
+            "%s: %d of %d documents are dropped: their text, or the name of their group (what is before # in an id), "
+            "is among what is held out.",
+            label,
+            n_dropped,
+            len(sides),
+        )
+    held_out_bytes, text_bytes = int(facts.n_bytes[sides == Side.HELD_OUT].sum()), int(facts.n_bytes.sum())
+    is_much = held_out_bytes > max(_LOPSIDED_SHARE, _LOPSIDED_FACTOR * val_fraction) * text_bytes
+    is_little = _LOPSIDED_FACTOR * held_out_bytes < val_fraction * text_bytes
+    if is_much or is_little:
+        log.warning(
+            "%s: %s B of %s B of text are held out, though data.val_fraction is %g: there are few documents, or large "
+            "groups of them. %s.",
+            label,
             human_count(held_out_bytes),
             human_count(text_bytes),
             val_fraction,
+            "Raise it" if is_little else "Give more, or ids that make smaller groups",
         )

@@ -8,8 +8,6 @@ its files, which are remembered while the files stay as they are.
 
 import hashlib
 import json
-import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from colakit.data.cache import sweep, write_whole
 from colakit.data.digests import file_digest
 from colakit.errors import DataError
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 """Part of the key: raise it when the same documents would be stored otherwise."""
 
 _DONE = "done.json"
 _STATE = b"colakit"
-_ABANDONED_AFTER_S = 24 * 3600.0
 
 
 class Facts(NamedTuple):
@@ -60,7 +58,7 @@ class StoreWriter:
         self.folder = folder
         self._dtype = np.uint16 if n_ids <= 2**16 else np.uint32
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
+        sweep(folder, ".*")
         self.n_parts = 0
         self.state: PartState | None = None
         """Of the last part that is there."""
@@ -81,21 +79,21 @@ class StoreWriter:
             "text": pa.array(facts.texts),
             "n_bytes": pa.array(facts.n_bytes),
         }
-        metadata = {**state.__dict__, "digest": _digest(lengths, [values], facts)}
+        metadata = {**state.__dict__, "digest": _digest(lengths, [values], facts, state)}
         table = pa.table(columns).replace_schema_metadata({_STATE: json.dumps(metadata).encode()})
 
         def write(path: Path) -> None:
             with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
                 writer.write_table(table)
 
-        _write_whole(_part_path(self.folder, self.n_parts), write)
+        write_whole(_part_path(self.folder, self.n_parts), write)
         self.n_parts, self.state = self.n_parts + 1, state
 
     def finish(self, state: PartState) -> None:
         """Declare the store complete. Raises OSError."""
         digests = [file_digest(_part_path(self.folder, i), self.folder) for i in range(self.n_parts)]
         content = {**state.__dict__, "parts": digests}
-        _write_whole(self.folder / _DONE, lambda path: path.write_text(json.dumps(content), encoding="utf-8"))
+        write_whole(self.folder / _DONE, lambda path: path.write_text(json.dumps(content), encoding="utf-8"))
 
 
 def is_complete(folder: Path) -> bool:
@@ -120,6 +118,8 @@ class DocumentStore:
             tables = [Dataset.from_file(str(path)).data for path in paths]
         except (DataError, OSError, ValueError, KeyError, TypeError) as error:  # pyarrow raises OSError and ValueError
             raise DataError(f"{folder} is damaged ({error}). Remove it; it will be made anew.") from error
+        self.digest = hashlib.blake2b("".join(done["parts"]).encode(), digest_size=16).hexdigest()
+        """Of all that is stored."""
         lengths, self._values, self.facts = _arrays(tables)
         self.lengths: NDArray[np.int64] = lengths
         """[N] tokens of each document, its end-of-text token included; 0 where the tokenizer made nothing of it."""
@@ -155,8 +155,8 @@ def _arrays(tables: list[Any]) -> tuple[NDArray[np.int64], list[NDArray[np.unsig
     return lengths, values, Facts(column("group", "u8"), column("text", "u8"), column("n_bytes", "i8"))
 
 
-def _digest(lengths: NDArray[np.int64], values: Sequence[NDArray[Any]], facts: Facts) -> str:
-    content = hashlib.blake2b(digest_size=16)
+def _digest(lengths: NDArray[np.int64], values: Sequence[NDArray[Any]], facts: Facts, state: PartState) -> str:
+    content = hashlib.blake2b(repr(state).encode(), digest_size=16)
     for array in (lengths, *values, *facts):
         content.update(np.ascontiguousarray(array).data)
     return content.hexdigest()
@@ -171,30 +171,12 @@ def _read_state(path: Path) -> PartState:
 
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
-            state = json.loads(reader.schema.metadata[_STATE])
+            found = json.loads(reader.schema.metadata[_STATE])
+            position, bad = tuple(found["position"]), tuple(found["bad"])
+            state = PartState(position, found["short"], found["n_bad"], bad, found["n_bytes"])
             # A stream cut between two of its messages reads like one that ends there.
-            if _digest(*_arrays([reader.read_all()])) != state["digest"]:
+            if _digest(*_arrays([reader.read_all()]), state) != found["digest"]:
                 raise ValueError("it is not what was written")
-        return PartState(
-            tuple(state["position"]), state["short"], state["n_bad"], tuple(state["bad"]), state["n_bytes"]
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return state
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise DataError(f"{path} is damaged ({error}). Remove {path.parent}; it will be made anew.") from error
-
-
-def _write_whole(path: Path, write: Any) -> None:  # Any: what it returns does not matter
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes left behind."""
-    for path in folder.glob(".*"):
-        if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
-            path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Documents from .parquet files, a batch of rows at a time, so that a large file costs no memory."""
+"""Documents from .parquet files, some megabytes of rows at a time; of a row group, pyarrow may hold all."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 from colakit.data.document import Document, OnBad
 from colakit.errors import DataError
 
-_ROWS = 1024
+_BATCH_BYTES = 2**24
+_MOST_ROWS = 1024
 NULL = "is null. Drop the row, or write an empty string."
 NOT_UTF8 = "is not UTF-8 ({}). Drop the row, or write its text anew."
 
@@ -33,11 +34,18 @@ def _rows(path: Path, text_field: str) -> Iterator[dict[str, Any]]:  # Any: an i
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = _check_columns(file.schema_arrow, path, text_field)
-            for batch in file.iter_batches(_ROWS, columns=columns):
+            for batch in file.iter_batches(_rows_per_batch(file.metadata), columns=columns):
                 rows = zip(*(values(batch[name]) for name in columns), strict=True)
                 yield from (dict(zip(columns, row, strict=True)) for row in rows)
     except (OSError, ValueError) as error:  # pyarrow's errors derive from these
         raise DataError(f"{path}: not a parquet file, or a damaged one ({error}). Fetch it again.") from error
+
+
+def _rows_per_batch(metadata: Any) -> int:  # Any: pyarrow has no types
+    """As many rows as hold little text, if those of the largest row group are alike."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    row_bytes = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1.0)
+    return max(1, min(_MOST_ROWS, int(_BATCH_BYTES / max(1.0, row_bytes))))
 
 
 def _check_columns(schema: Any, path: Path, text_field: str) -> list[str]:  # Any: pyarrow has no types
@@ -49,6 +57,8 @@ def _check_columns(schema: Any, path: Path, text_field: str) -> list[str]:  # An
             f"{path}: there is no column {text_field!r} (its columns: {held}). Name the one that holds the text with "
             "--set data.text_field=COLUMN."
         )
+    if schema.names.count(text_field) > 1:
+        raise DataError(f"{path}: several columns are called {text_field!r}. Rename all but one.")
     kind = schema.field(text_field).type
     if pyarrow.types.is_dictionary(kind):  # a category of pandas; its rows are read as what it stands for
         kind = kind.value_type

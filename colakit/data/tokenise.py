@@ -19,6 +19,7 @@ from colakit.data.meter import Meter
 from colakit.data.sources import END, START, Position, Source, Tally
 from colakit.data.store import Facts, PartState, StoreWriter
 from colakit.data.tokenizer import Tokenizer
+from colakit.errors import DataError
 
 _BATCH_CHARS = 4_000_000
 """Enough to keep every core busy, little enough to hold: an encoding takes some hundred bytes for each token."""
@@ -67,21 +68,26 @@ def tokenise(
     meter = source.meter()
     held: list[Facts] = []
     tokens: list[NDArray[np.uint32]] = []
-    n_documents = 0
+    n_documents = n_bytes = 0
     with (
         closing(ahead(_batches(source, state, meter), _BATCHES_AHEAD)) as batches,
         # What Python does with the ids of one batch, it does while the next is being encoded.
         closing(ahead(_encode_batches(batches, tokenizer, max_document_mb), 1)) as encoded,
     ):
-        for batch, groups in encoded:
-            tokens += groups.documents(tokenizer.eot_id)
-            held.append(batch.facts)
-            state = batch.state
-            n_documents += len(batch.documents)
-            watch(Progress(source.name, "tokenising", n_documents, batch.bytes_read, meter.total))
-            if sum(int(facts.n_bytes.sum()) for facts in held) >= _PART_BYTES:
-                _write(source, writer, tokens, held, state)
-                held, tokens = [], []
+        try:
+            for batch, groups in encoded:
+                tokens += groups.documents(tokenizer.eot_id)
+                held.append(batch.facts)
+                state = batch.state
+                n_documents += len(batch.documents)
+                watch(Progress(source.name, "tokenising", n_documents, batch.bytes_read, meter.total))
+                n_bytes += int(batch.facts.n_bytes.sum())
+                if n_bytes >= _PART_BYTES:
+                    _write(source, writer, tokens, held, state)
+                    held, tokens, n_bytes = [], [], 0
+        except DataError:  # of a record, before which everything is as good as it was
+            _write(source, writer, tokens, held, state)
+            raise
     _write(source, writer, tokens, held, state)
     writer.finish(state)
 
@@ -111,8 +117,17 @@ def _batches(source: Source, start: PartState, meter: Meter, tally: Tally | None
     tally = tally if tally is not None else Tally(start.short, start.n_bad, list(start.bad), start.n_bytes)
     held: list[Document] = []
     n_chars = 0
-    position: Position
-    for position, document in source.documents(tally, start.position, meter):
+    position = start.position
+    documents = source.documents(tally, start.position, meter)
+    while True:
+        try:
+            position, document = next(documents)
+        except StopIteration:
+            break
+        except DataError:
+            if held:  # what comes before the fault is worth keeping
+                yield _batch(held, position, tally, meter)
+            raise
         held.append(document)
         n_chars += len(document.text)
         if n_chars >= _BATCH_CHARS:
@@ -131,14 +146,6 @@ def _batch(documents: list[Document], position: Position, tally: Tally, meter: M
 
 def _no_facts() -> Facts:
     return Facts(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int64))
-
-
-def encode_documents(tokenizer: Tokenizer, texts: Sequence[str], max_document_mb: float) -> list[NDArray[np.uint32]]:
-    """The ids of each text and its end-of-text token; nothing at all for a text the tokenizer makes nothing of.
-
-    A text of more than `max_document_mb` is encoded in pieces.
-    """
-    return _encode(tokenizer, texts, max_document_mb).documents(tokenizer.eot_id)
 
 
 @dataclass
@@ -161,13 +168,10 @@ class _Encoded:
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str], max_document_mb: float) -> _Encoded:
+    """Nothing at all for a text the tokenizer makes nothing of; in pieces where it has more than `max_document_mb`."""
     longest = max(1, int(max_document_mb * 1e6))
     # Pieces are smaller than that, so that a giant document keeps every core busy, and little memory.
-    parts = [
-        (number, piece)
-        for number, text in enumerate(texts)
-        for piece in (pieces(text, min(longest, _PIECE_CHARS)) if len(text) > longest else (text,))
-    ]
+    parts = [(number, piece) for number, text in enumerate(texts) for piece in _pieces(text, longest)]
     encoded = _Encoded(len(texts), [], [])
     for group in _groups(parts):
         # An encoding is many times its ids: of a giant document, only those of one group are held.
@@ -186,6 +190,14 @@ def _encode_batches(
 
 def _array(encoding: Encoding) -> NDArray[np.uint32]:
     return np.frombuffer(array("I", encoding.ids), dtype=np.uint32)  # twice as fast as np.array(…)
+
+
+def _pieces(text: str, longest: int) -> Iterable[str]:
+    """`text`, or where it has more than `longest` bytes of UTF-8, pieces that have hardly more."""
+    n_bytes = len(text.encode()) if 4 * len(text) > longest else 0  # a character has at most four
+    if n_bytes <= longest:
+        return (text,)
+    return pieces(text, max(1, min(longest * len(text) // n_bytes, _PIECE_CHARS)))
 
 
 def _groups(parts: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:

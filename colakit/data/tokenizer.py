@@ -35,6 +35,13 @@ class Tokenizer:
         self.source = source
         self.eot_token = _find_eot(backend, source, eos_token)
         self.eot_id = _id_of(backend, self.eot_token)
+        if _spells(backend, self.eot_token, self.eot_id):
+            backend.add_special_tokens([self.eot_token])  # the file has it as a token like any other
+        if _spells(backend, self.eot_token, self.eot_id):
+            raise DataError(
+                f"data.tokenizer = {source!r}: a text that says {self.eot_token!r} gets the token that ends documents. "
+                "Name one that no text can spell as eos_token in the tokenizer_config.json beside the tokenizer.json."
+            )
         self.n_tokens = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         content = json.loads(backend.to_str())
         self.token_bytes = exact_bytes(content, self.n_tokens)
@@ -133,3 +140,9 @@ def _id_of(backend: Backend, token: str) -> int:
     index = backend.token_to_id(token)
     assert index is not None, token
     return index
+
+
+def _spells(backend: Backend, token: str, index: int) -> bool:
+    """Whether a text that holds `token` gets its id."""
+    texts = [token, f"a {token} b", f"a{token}b"]
+    return any(index in each.ids for each in backend.encode_batch(texts, add_special_tokens=False))

@@ -38,7 +38,6 @@ def _source(source: PreparedSource, data: PreparedData, seq_len: int) -> SourceR
     counts = source.describe()
     lengths = source.store.lengths[source.sides != Side.DUPLICATE]
     n_tokens = int(lengths.sum())
-    n_text_tokens = n_tokens - int((lengths > 0).sum())
     train_tokens = counts["train_tokens"]
     kept = source.train.n_targets if isinstance(source.train, Padded) else train_tokens
     return SourceRecord(
@@ -46,7 +45,7 @@ def _source(source: PreparedSource, data: PreparedData, seq_len: int) -> SourceR
         label=source.label,
         **{key: counts[key] for key in _COUNTS},
         first_bad_records=source.store.bad,
-        bytes_per_token=counts["text_bytes"] / max(1, n_text_tokens),
+        bytes_per_token=counts["text_bytes"] / max(1, n_tokens),
         padding_frac=padding_frac(source.train, seq_len),
         cut_frac=1.0 - kept / train_tokens,
         median_tokens=int(np.median(lengths)),

@@ -14,6 +14,7 @@ from colakit.cli.presets import as_set_takes_it
 from colakit.config.fields import known_fields
 from colakit.config.load import resolve
 from colakit.config.presets import preset_names
+from colakit.config.schema import SourceConfig
 
 Run = Callable[..., Any]  # Any: conftest's Outcome, which cannot be imported from here
 
@@ -121,6 +122,8 @@ def test_what_show_prints_can_be_set(preset: str) -> None:
         unused.add("model.fan_ratio")
     if config.optim.optimizer == "adamw":
         unused |= {f"optim.{key}" for key in ("momentum", "nesterov", "ns_steps", "ns_coefficients", "update_scaling")}
+    if config.data.sources:
+        unused |= {f"data.{key}" for key in SourceConfig.model_fields}
     values = {f"{s}.{k}": v for s, fields in config.model_dump(exclude={"preset"}).items() for k, v in fields.items()}
     sets = [f"{field}={as_set_takes_it(value)}" for field, value in values.items() if field not in unused]
     assert resolve(preset, sets=sets).config == config

@@ -62,7 +62,7 @@ def test_a_second_call_neither_reads_nor_tokenises(data: Run, monkeypatch: pytes
     def refuse(*_args: object) -> None:
         raise AssertionError("the cache was not used")
 
-    monkeypatch.setattr(Tokenizer, "encode_batch", refuse)
+    monkeypatch.setattr(Tokenizer, "encodings", refuse)
     monkeypatch.setattr("colakit.data.prepare.train_bpe", refuse)
     assert record_of(data("inspect", "--json")) == first
 

@@ -3,12 +3,14 @@
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from colakit.config.load import resolve
 from colakit.config.presets import load_preset, preset_names
 from colakit.config.schema import RunConfig
+from colakit.errors import ConfigError
 
 DEFAULTS = RunConfig().model_dump()
 
@@ -160,3 +162,54 @@ def test_smoke_shrinks_an_explicit_rank(preset_file: Callable[[str], str]) -> No
     assert resolve(path).config.model.rank == 192
     assert resolve(path, smoke_run=True).config.model.rank == 64
     assert resolve("cola", smoke_run=True).config.model.rank is None
+
+
+MIXTURE = """
+[data.sources.mine]
+source = "files"
+path = "mine.txt"
+[data.sources.web]
+source = "hub"
+dataset = "owner/web"
+[data.sources.code]
+source = "hub"
+dataset = "owner/code"
+[data.sources.python]
+source = "stdlib"
+[[data.stages]]
+weights = { mine = 1.0, web = 1.0, code = 1.0, python = 1.0 }
+"""
+
+
+def test_smoke_reads_local_files_and_the_library_in_place_of_the_hub(preset_file: Callable[[str], str]) -> None:
+    data = resolve(preset_file(MIXTURE), smoke_run=True).config.data
+    assert {name: (s.source, s.part) for name, s in data.sources.items()} == {
+        "mine": ("files", None),
+        "web": ("stdlib", "1/2"),
+        "code": ("stdlib", "2/2"),
+        "python": ("stdlib", None),
+    }
+    single = resolve(
+        preset_file('[data]\nsource = "files"\npath = "mine.txt"\nmin_words = 9'), smoke_run=True
+    ).config.data
+    assert (single.source, Path(str(single.path)).name, single.min_words) == ("files", "mine.txt", 9)
+
+
+def test_a_preset_may_change_a_shipped_one(preset_file: Callable[[str], str]) -> None:
+    own = resolve(preset_file('base = "cola-fan-muon"\n[model]\nn_layers = 3')).config
+    base = resolve("cola-fan-muon").config
+    assert own == base.model_copy(update={"preset": "mine", "model": base.model.model_copy(update={"n_layers": 3})})
+    mixed = resolve(preset_file(f'base = "smollm2-stages"\n{MIXTURE}')).config.data
+    assert list(mixed.sources) == ["mine", "web", "code", "python"]
+    assert len(mixed.stages) == 1
+    assert mixed.tokenizer == resolve("smollm2-stages").config.data.tokenizer
+    assert (mixed.remove_urls, mixed.remove_crawl_markers, mixed.min_words) == (False, False, 0)
+    assert resolve(preset_file('base = "cola"\n[data]\nval_fraction = 0.3')).config.data.min_words == 50
+    one = resolve(preset_file('base = "smollm2-stages"\n[data]\nsource = "stdlib"')).config.data
+    assert (one.source, one.sources, one.stages) == ("stdlib", {}, ())
+
+
+@pytest.mark.parametrize("base", ['"cola-fam"', "3", '"mine.toml"'])
+def test_another_base_is_refused(preset_file: Callable[[str], str], base: str) -> None:
+    with pytest.raises(ConfigError, match=r"base = .*: no shipped preset has this name\. Name a .*: original, "):
+        resolve(preset_file(f"base = {base}"))

@@ -160,9 +160,14 @@ def stages(*each: str) -> str:
     ("each", "field", "rule", "fix"),
     [
         ([WEB], "data.sources", "no stage reads code", "Give it a weight"),
-        ([BOTH, BOTH], "data.stages", "stage 1 of 2 needs either until_tokens or until_frac", "where it ends"),
-        ([f"until_frac=0.5,until_tokens=9,{BOTH}", BOTH], "data.stages", "stage 1 of 2 needs either", "where it ends"),
-        ([f"until_frac=0.5,{BOTH}", BOTH, BOTH], "data.stages", "stage 2 of 3 needs either", "where it ends"),
+        ([BOTH, BOTH], "data.stages", "stage 1 of 2 needs until_tokens or until_frac", "where it ends"),
+        (
+            [f"until_frac=0.5,until_tokens=9,{BOTH}", BOTH],
+            "data.stages",
+            "stage 1 of 2 needs until_tokens",
+            "where it ends",
+        ),
+        ([f"until_frac=0.5,{BOTH}", BOTH, BOTH], "data.stages", "stage 2 of 3 needs until_tokens", "where it ends"),
         ([f"until_frac=0.5,{BOTH}"], "data.stages", "the last stage lasts to the end", "add a stage behind it"),
         ([f"until_tokens=9,{BOTH}"], "data.stages", "the last stage lasts to the end", "add a stage behind it"),
         (
@@ -176,10 +181,18 @@ def stages(*each: str) -> str:
         ([f"until_tokens=16,{WEB}", f"until_tokens=16,{BOTH}", CODE], "data.stages", "stage 2 ends before", "in order"),
         (["weights={web=0.5,code=0.5,maths=1.0}"], "data.stages", "no source is called maths", "Use web, code."),
         (["weights={web=1.0,code=9e-7}"], "data.stages", "code weighs less than a millionth of another", "more weight"),
-        (["weights={web=1.0,code=0.0}"], "data.stages", "greater than 0", "mixtures"),
-        (["weights={}", BOTH], "data.stages", "at least 1 item", "mixtures"),
-        ([f"until_frac=1.0,{BOTH}", BOTH], "data.stages", "less than 1", "mixtures"),
-        ([f"until_tokens=0,{BOTH}", BOTH], "data.stages", "greater than or equal to 1", "mixtures"),
+        (["weights={web=1.0,code=0.0}"], "data.stages[1].weights.code", "greater than 0", "share of each source"),
+        (["weights={}", BOTH], "data.stages[1].weights", "at least 1 item", "share of each source"),
+        ([f"until_frac=1.0,{BOTH}", BOTH], "data.stages[1].until_frac", "less than 1", "stage ends"),
+        ([f"until_tokens=0,{BOTH}", BOTH], "data.stages[1].until_tokens", "or equal to 1", "stage ends"),
+        ([f"until_fraction=0.5,{BOTH}", BOTH], "data.stages[1].until_fraction", "no such field", "mean until_frac?"),
+        (
+            [f"until_frac=0.5,{BOTH}", f"end=1,{BOTH}"],
+            "data.stages[2].end",
+            "no such",
+            "until_frac, weights",
+        ),
+        ([f"until_frac=0.5,{BOTH}", f"min_words=1,{BOTH}"], "data.stages[2].min_words", "no such", "under [data]"),
     ],
 )
 def test_stages_that_cannot_be_followed(
@@ -189,6 +202,43 @@ def test_stages_that_cannot_be_followed(
     assert found.keys() == {field}
     assert rule in found[field].rule
     assert fix in found[field].fix
+
+
+def test_a_sources_faults_are_told_by_its_name_all_of_them(
+    problems_of: ProblemsOf, preset_file: Callable[[str], str]
+) -> None:
+    text = """
+[data.sources.books]
+source = "file"
+textfield = "x"
+max_mb = "ten"
+min_words = 3
+part = "x"
+[[data.stages]]
+weights = { books = 1.0 }
+"""
+    found = problems_of(preset=preset_file(text))
+    assert found.keys() == {f"data.sources.books.{f}" for f in ("source", "textfield", "max_mb", "min_words", "part")}
+    assert found["data.sources.books.textfield"].fix == "Did you mean text_field?"
+    assert found["data.sources.books.min_words"].fix == "It is of all the data: set it under [data] as min_words."
+    assert found["data.sources.books.max_mb"].value == "ten"
+
+
+@pytest.mark.parametrize(
+    "line", ['source = "files"', 'path = "x.txt"', 'part = "1/2"', "max_mb = 1.0", 'text_field = "t"']
+)
+def test_one_source_beside_several_is_refused(
+    problems_of: ProblemsOf, preset_file: Callable[[str], str], line: str
+) -> None:
+    name = f"data.{line.partition(' ')[0]}"
+    found = problems_of(preset=preset_file(f"[data]\n{line}\n{SOURCES}"))
+    assert "data.sources is read instead" in found[name].rule
+
+
+def test_setting_one_source_of_a_mixture_is_refused_even_where_it_is_the_default(problems_of: ProblemsOf) -> None:
+    found = problems_of("data.source=stdlib", preset="smollm2-stages")
+    assert found.keys() == {"data.source"}
+    assert "would have no effect" in found["data.source"].rule
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,6 @@ def read(
             found["documents"].append([document.text, document.id])
             found["rows"].append(dataset.n_rows_read)
         found["identity"] = dataset.identity()
-        found["n_documents"] = dataset.n_documents
         found["is_replayable"] = dataset.is_replayable
     except DataError as error:
         found["error"] = str(error)

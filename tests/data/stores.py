@@ -4,8 +4,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from colakit.data.store import DocumentStore, Facts, PartState, StoreWriter
+from colakit.data.tokenise import _encode
+from colakit.data.tokenizer import Tokenizer
 
 EOT = 0
 DONE = PartState((0, 0), 0, 0, (), 0)
@@ -20,3 +23,8 @@ def make_store(folder: Path, parts: Sequence[Iterable[list[int]]], n_ids: int = 
         writer.write(tokens, Facts(hashes, hashes, np.array([len(ids) for ids in tokens], dtype=np.int64)), DONE)
     writer.finish(DONE)
     return DocumentStore(folder)
+
+
+def encode_documents(tokenizer: Tokenizer, texts: Sequence[str], max_document_mb: float) -> list[NDArray[np.uint32]]:
+    """The ids of each text, and its end-of-text token."""
+    return _encode(tokenizer, texts, max_document_mb).documents(tokenizer.eot_id)

@@ -4,9 +4,11 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from colakit.data.cache import sweep, write_json
 from colakit.data.digests import file_digest
 from colakit.errors import DataError
 
@@ -89,3 +91,32 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.txt cannot be read: No such file"):
         file_digest(tmp_path / "a.txt", tmp_path)
+
+
+def test_small_files_of_the_cache_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "a.json"
+    write_json(path, {"n": 1})
+    honest = Path.write_text
+
+    def full(file: Path, *_args: object, **_options: object) -> int:
+        honest(file, "{half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(path, {"n": 2})
+    assert path.read_text() == '{"n": 1}'
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_sweeping_is_not_disturbed_by_what_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".part-00000.arrow.77").touch()
+    honest = Path.stat
+
+    def gone(path: Path, **options: Any) -> os.stat_result:
+        if path.name.startswith(".part"):
+            raise FileNotFoundError(path)
+        return honest(path, **options)
+
+    monkeypatch.setattr(Path, "stat", gone)
+    sweep(tmp_path, ".part*")

@@ -1,20 +1,21 @@
 """Documents: what tells them apart, and cuts through long ones that no tokenizer notices."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Encoding, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from colakit.data import document as document_module
 from colakit.data.bpe import train_bpe
 from colakit.data.document import Document, hash64, pieces
 from colakit.data.pretrained import load_tokenizer
-from colakit.data.tokenise import encode_documents
 from colakit.data.tokenizer import Tokenizer
+from tests.data.stores import encode_documents
 
 SMOLLM2 = Path(__file__).parents[3] / "shared" / "data" / "tokenizer_smollm2"
 
@@ -147,3 +148,20 @@ def test_the_hash_of_a_long_text_is_that_of_a_short_one(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(document_module, "_PIECE_CHARS", 16)
         assert Document(text).hashes() == whole == (hash64("".join(re.split("[ \t\n\r\v\f\xa0]+", text)).encode()),) * 2
+
+
+def test_a_long_document_is_told_by_its_bytes() -> None:
+    seen: list[list[str]] = []
+
+    class Watched(Tokenizer):
+        def encodings(self, texts: Sequence[str]) -> list[Encoding]:
+            seen.append(list(texts))
+            return super().encodings(texts)
+
+    tokenizer = Watched(train_bpe(["a text"], 260)._backend, source="watched")
+    encode_documents(tokenizer, ["x" * 1000, "漢" * 333], 0.001)
+    assert seen == [["x" * 1000, "漢" * 333]]
+    seen.clear()
+    encode_documents(tokenizer, ["x" * 1001, "漢" * 500], 0.001)
+    assert ["".join(seen[0][:2]), "".join(seen[0][2:])] == ["x" * 1001, "漢" * 500]
+    assert max(len(piece.encode()) for piece in seen[0]) <= 1000

@@ -98,13 +98,18 @@ def test_one_named_text_of_any_ending_is_read_as_txt(corpus: Path, name: str) ->
         ("a.pdf", b"%PDF-1.7\n\x00\x01"),
         ("a.md", "text".encode("utf-16")),
         ("a.gz", b"\x1f\x8b\x08\x00"),
-        ("a.csv", b"a,b\n"),
-        ("a.JSON", b"{}"),
     ],
 )
 def test_a_named_file_that_is_no_plain_text_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     message = refusal(write(tmp_path / name, content))
     assert f"{name} is not plain text. colakit reads .txt, .jsonl, .jsonl.gz, .jsonl.zst and .parquet" in message
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", b"a,b\n"), ("a.JSON", b"{}")])
+def test_text_with_a_syntax_is_refused_by_its_ending(tmp_path: Path, name: str, content: bytes) -> None:
+    message = refusal(write(tmp_path / name, content))
+    assert f"colakit does not read {name[1:]}, whose syntax would be learned along. colakit reads .txt" in message
+    assert "rename it to .txt" in message
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

@@ -236,13 +236,6 @@ def test_a_new_commit_is_read_and_the_old_one_where_it_is_asked_for(world: World
     assert online["wrong revision"]["error"].startswith("the dataset org/web has no such revision.")
 
 
-def test_the_number_of_documents_is_told_where_it_is_known(online: dict[str, Answer]) -> None:
-    assert online["stream"]["n_documents"] is None  # its README does not tell
-    assert online["download"]["n_documents"] == 12
-    assert online["stream of what is downloaded"]["n_documents"] == 12
-    assert online["other configuration"]["n_documents"] == 2  # from the README
-
-
 def test_null_texts_are_bad_records_and_blank_ones_are_left_out(online: dict[str, Answer]) -> None:
     for name in ("lines", "lines, streamed"):
         assert online[name]["documents"] == [["one", "1"], ["four", None]], name

@@ -8,7 +8,7 @@ import pwd
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +101,7 @@ def test_a_second_call_neither_trains_nor_tokenises(
         raise AssertionError("the cache was not used")
 
     caplog.set_level(logging.INFO, "colakit")
-    monkeypatch.setattr(Tokenizer, "encode_batch", refuse)
+    monkeypatch.setattr(Tokenizer, "encodings", refuse)
     monkeypatch.setattr(prepare_module, "train_bpe", refuse)
     second = run(config)
     assert second.describe() == first.describe()
@@ -118,8 +118,14 @@ def test_work_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     config = corpus(tmp_path / "c", [f"{i:03} " + "x" * 96 for i in range(20)])
     run(config)
     run(config, seq_len=17)
-    first, second, third = (record.getMessage() for record in caplog.records)
-    assert first == "Preparing data: training a tokenizer of 300 tokens on 20 documents, 2kB of text …"
+    first, fewer, second, third = (record.getMessage() for record in caplog.records)
+    n_train = run(config).describe()["documents"]
+    assert n_train < 20
+    text = f"on the {n_train} training documents, {n_train / 10:.2g}k B of text …"
+    assert first == f"Preparing data: training a tokenizer of 300 tokens {text}"
+    n_tokens = run(config).tokenizer.n_tokens
+    advice = f"Set model.vocab_size={n_tokens}."
+    assert fewer == f"The text has only {n_tokens} tokens to learn, and the model 300 rows for them. {advice}"
     assert second == f"Preparing data: tokenising {config.path} …"
     assert re.fullmatch(rf"Prepared {re.escape(str(config.path))} in \d+\.\d s\.", third)
 
@@ -461,3 +467,88 @@ def test_padded_blocks_are_one_document_each(tmp_path: Path) -> None:
     assert all(any(text.startswith(start) for text in texts()) for start in found)
     assert len(found) == data.describe()["documents"]
     assert data.isolate_eot is None
+
+
+def test_another_held_out_share_trains_another_tokenizer_and_another_piece_size_another_store(tmp_path: Path) -> None:
+    """Else a tokenizer would have seen what is held out now."""
+    config = corpus(tmp_path / "c")
+    run(config)
+    run(config.model_copy(update={"val_fraction": 0.5}))
+    folders = {name: list((tmp_path / "cache" / name).iterdir()) for name in ("tokenizers", "tokens")}
+    assert len(folders["tokenizers"]) == 2
+    before = set(folders["tokens"])
+    run(config.model_copy(update={"max_document_mb": 1.0}))
+    assert len(set((tmp_path / "cache" / "tokens").iterdir()) - before) == 1
+
+
+def test_of_a_large_corpus_a_tokenizer_reads_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    honest = prepare_module.train_bpe
+
+    def watched(found: Iterable[str], vocab_size: int) -> Tokenizer:
+        seen.extend(found)
+        return honest(seen, vocab_size)
+
+    monkeypatch.setattr(prepare_module, "train_bpe", watched)
+    config = corpus(tmp_path / "c", texts(200))
+    data = run(config)
+    assert sorted(seen) == sorted(documents_of(data, train(data))), "the training documents"
+    seen.clear()
+    n_bytes = sum(len(text.encode()) for text in texts(200))
+    monkeypatch.setattr(prepare_module, "_MOST_TRAINER_BYTES", n_bytes // 4)
+    run(config.model_copy(update={"cache_dir": str(tmp_path / "other")}))
+    assert 0.15 * n_bytes < sum(len(text.encode()) for text in seen) < 0.35 * n_bytes
+
+
+def test_a_damaged_tokenizer_of_the_cache_says_what_to_remove(tmp_path: Path) -> None:
+    config = corpus(tmp_path / "c")
+    run(config)
+    (folder,) = (tmp_path / "cache" / "tokenizers").iterdir()
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match=rf"damaged or no tokenizer.*Remove {folder}; it will be made anew"):
+        run(config)
+
+
+def test_an_interrupted_preparation_says_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_module, "tokenise", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus(tmp_path / "c"))
+    assert "Interrupted while tokenising" in caplog.text
+
+
+class Unpinned(Source):
+    """A source that nobody can read again."""
+
+    @property
+    def is_replayable(self) -> bool:
+        return False
+
+
+def test_what_cannot_be_read_again_is_stored_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(prepare_module, "Source", Unpinned)
+    config = corpus(tmp_path / "c")
+    run(config).tokenizer.save(tmp_path / "t")
+    config = config.model_copy(update={"tokenizer": str(tmp_path / "t"), "cache_dir": str(tmp_path / "other")})
+    honest = prepare_module.StoreWriter.finish
+    monkeypatch.setattr(prepare_module.StoreWriter, "finish", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(DataError, match="full"):
+        run(config)
+    assert list((tmp_path / "other" / "tokens").iterdir()) == [], "the parts of an interrupted call are none"
+    monkeypatch.setattr(prepare_module.StoreWriter, "finish", honest)
+    first = run(config)
+    assert first.describe()["not_replayable"] == 1
+    assert "is not pinned to a commit" in caplog.text
+    # Elsewhere, under the same name, there is something else by now.
+    honest_identity = Source.identity(Source("data", config, config, tmp_path))
+    monkeypatch.setattr(Unpinned, "identity", lambda _self: honest_identity)
+    corpus(tmp_path / "c", [*texts(39), "something else " * 50])
+    elsewhere = run(config.model_copy(update={"cache_dir": str(tmp_path / "elsewhere")}))
+    assert elsewhere.fingerprint != first.fingerprint
+    assert run(config).fingerprint == first.fingerprint

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colakit.config.schema import DataConfig
+from colakit.data import local, tables
 from colakit.data.document import Document
 from colakit.data.lines import MAX_CHUNK_BYTES, MAX_LINE_CHARS, MIN_CHUNK_BYTES, _chunks, _pieces
 from colakit.data.sources import END, MOST_LISTED, START, Source, Tally
@@ -253,6 +255,8 @@ def test_bad_parquet(tmp_path: Path) -> None:
     careless = pa.array([b"ok", b"\xed\xa0\xbd", b"end"]).view(pa.string())
     pq.write_table(pa.table({"text": careless, "id": careless}), path)
     assert "row 1: 'text' is not UTF-8" in refusal(path)
+    pq.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), tmp_path / "two.parquet")
+    assert "several columns are called 'text'. Rename all but one." in refusal(tmp_path / "two.parquet")
     assert read(path, on_bad_record="skip") == [Document("ok", "ok"), Document("end", "end")]
 
 
@@ -277,6 +281,14 @@ def test_parts_are_disjoint_and_join_to_the_whole(tmp_path: Path) -> None:
     assert sorted(joined, key=lambda document: int(document.id or "")) == read(path)
     grouped = write(tmp_path / "b.jsonl", '{"text": "x", "id": "book#1"}\n{"text": "y", "id": "book#2"}\n')
     assert {len(read(grouped, part=f"{i}/2")) for i in (1, 2)} == {0, 2}, "a group stays together"
+
+
+def test_chapters_of_a_book_are_of_one_part(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"chapter {i}", "id": f"book{i % 7}#{i}"}) for i in range(70)]
+    path = write(tmp_path / "a.jsonl", "\n".join(rows))
+    for part in ("1/3", "2/3", "3/3"):
+        books = Counter((document.id or "").partition("#")[0] for document in read(path, part=part))
+        assert set(books.values()) <= {10}
 
 
 def test_a_limit_ends_with_the_document_that_reaches_it(tmp_path: Path) -> None:
@@ -367,3 +379,42 @@ def test_identity_is_of_names_contents_and_choices_not_of_places(tmp_path: Path)
         changed.add(source(tmp_path / "one", **options).identity())
     changed.add(source(tmp_path / "one", val_fraction=0.99).identity())
     assert len(changed | {one}) == 8, "val_fraction decides whether c.txt is cut"
+
+
+def test_an_empty_file_among_others_is_a_bad_record(tmp_path: Path) -> None:
+    write(tmp_path / "f" / "a.txt", "some text\n")
+    write(tmp_path / "f" / "b.txt", "")
+    assert "b.txt is empty" in refusal(tmp_path / "f")
+    tally = Tally()
+    reading = source(tmp_path / "f", on_bad_record="skip")
+    assert [document.text for _, document in reading.documents(tally)] == ["some text\n"]
+    assert tally.n_bad == 1
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.txt", "some text\n" * 9)
+    reading = source(path)
+    honest = local.file_digest
+
+    def changing(file: Path, cache: Path) -> str:
+        digest = honest(file, cache)
+        file.write_text("other text, behind the hash's back")
+        return digest
+
+    monkeypatch.setattr(local, "file_digest", changing)
+    reading.identity()
+    with pytest.raises(DataError, match="changed while it was being read"):
+        reading.check_unchanged()
+
+
+def test_large_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def rows(n: int, size: int) -> int:
+        pq.write_table(pa.table({"text": [f"{i}" + "x" * size for i in range(n)]}), tmp_path / "a.parquet")
+        return tables._rows_per_batch(pq.read_metadata(tmp_path / "a.parquet"))
+
+    assert rows(2000, 10) == 1024
+    assert 10 <= rows(50, 1_000_000) <= 17
+    assert rows(1, 40_000_000) == 1

@@ -180,12 +180,18 @@ def test_half_of_the_text_may_be() -> None:
 
 def test_a_lopsided_split_is_told(caplog: pytest.LogCaptureFixture) -> None:
     split([Document(f"{i:04}" * 250, f"book{i}#0") for i in range(4)], 0.01)
-    assert "1kB of 4kB of text are held out, though data.val_fraction is 0.01" in caplog.text
+    assert "a.txt: 1k B of 4k B of text are held out, though data.val_fraction is 0.01" in caplog.text
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     caplog.clear()
     split([Document(f"{i:04}" * 250, f"book{i}#0") for i in range(6)], 0.01)  # a sixth is not a fifth
     split([Document(f"{i:04}" * 250, f"book{i}#0") for i in range(4)], 0.1)
     assert not caplog.records
+    names = [f"book{i}" for i in range(1000)]
+    small = next(name for name in names if group_of(Document("", f"{name}#0")) < 0.02 * 2**64)
+    large = [name for name in names if group_of(Document("", f"{name}#0")) > 0.02 * 2**64][:40]
+    split([Document("a" * 20, f"{small}#0"), *(Document(f"{name:>4}" * 250, f"{name}#0") for name in large)], 0.02)
+    assert "a.txt: 20 B of " in caplog.text
+    assert "Raise it." in caplog.text
 
 
 @pytest.mark.parametrize("other", ["a b\nc\n", "a b\r\nc", "  a\tb c", "a\u00a0b\n\n\nc"])

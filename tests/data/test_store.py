@@ -171,6 +171,23 @@ def test_going_on_behind_a_damaged_part(tmp_path: Path, damage: object) -> None:
         write_store(tmp_path / "s")
 
 
+def test_a_flipped_bit_of_a_part_that_is_gone_on_behind_is_noticed(tmp_path: Path) -> None:
+    """Also in what it says of the position: documents would be read twice, or not at all."""
+    writer = StoreWriter(tmp_path / "s", 300)
+    write_part(writer, 0)
+    write_part(writer, 1)
+    path = tmp_path / "s" / "part-00001.arrow"
+    whole, state = path.read_bytes(), StoreWriter(tmp_path / "s", 300).state
+    n_noticed = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            assert StoreWriter(tmp_path / "s", 300).state == state  # a byte that nothing reads
+        except DataError:
+            n_noticed += 1
+    assert n_noticed > len(whole) // 4
+
+
 def test_a_part_cut_anywhere_is_never_taken_for_whole(tmp_path: Path) -> None:
     """Arrow streams may end without an end: cut between two of its messages, one looked whole, without its rows."""
     writer = StoreWriter(tmp_path / "s", 300)

@@ -284,3 +284,18 @@ def test_a_tokenizer_name_longer_than_any_path(name: str) -> None:
 def test_a_tokenizer_in_an_unknown_home() -> None:
     with pytest.raises(DataError, match=r"data\.tokenizer = '~nobody-here/t': that home folder is not known"):
         check_tokenizer("~nobody-here/t")
+
+
+def test_a_text_cannot_spell_the_end_of_text(tmp_path: Path) -> None:
+    """A token like any other of its file becomes a special one; where that does not help, the tokenizer is refused."""
+    plain = Backend(models.BPE(vocab={"a": 0, "b": 1, "</s>": 2, "<": 3, "/": 4, "s": 5, ">": 6}, merges=[]))
+    plain.add_tokens(["</s>"])
+    tokenizer = Tokenizer(plain, source="plain")
+    assert tokenizer.eot_id == 2
+    assert all(2 not in ids for ids in tokenizer.encode_batch(["</s>", "a</s>b"]))
+    words = Backend(models.WordLevel({"a": 0, "[SEP]": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    with pytest.raises(DataError, match=r"'words': a text that says '\[SEP\]' gets the token that ends documents"):
+        Tokenizer(words, source="words")
+    with pytest.raises(DataError, match="a text that says 'a' gets the token"):
+        Tokenizer(Backend(models.BPE(vocab={"a": 0, "b": 1}, merges=[])), source="x", eos_token="a")

@@ -5,15 +5,20 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from colakit.build import build_loader
+from colakit.build import build_loader, build_schedule
 from colakit.config.load import resolve
 from colakit.config.schema import RunConfig
+from colakit.data.packing import PAD
+from colakit.data.prepare import prepare
+from colakit.data.split import Side
 from colakit.model.documents import Documents
 from colakit.model.lm import LM
 from colakit.records import RunSummary, StepRecord
+from colakit.train.inspection import inspect_data
 from colakit.train.runs import RunFolder
 from colakit.train.saved import evaluate_run
 from colakit.train.sinks import JsonlSink
@@ -152,3 +157,49 @@ def test_padded_documents_count_their_real_tokens(mixture: RunConfig, tmp_path: 
     assert [record.tokens for record in steps.steps] == n_real
     assert summary.tokens_seen == sum(n_real)
     assert all(batch.document_starts is None for batch in trainer.loader.micro_batches(0, 5))
+
+
+def _changed(config: RunConfig, packing: str, max_steps: int) -> RunConfig:
+    data, train = {"packing": packing}, {"max_steps": max_steps}
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"seq_len": 40}),
+            "data": config.data.model_copy(update=data),
+            "train": config.train.model_copy(update=train),
+        }
+    )
+
+
+@pytest.mark.parametrize("max_steps", [4, 8])
+@pytest.mark.parametrize("packing", ["pack", "pad"])
+def test_what_inspection_says_follows_from_the_blocks(mixture: RunConfig, packing: str, max_steps: int) -> None:
+    """Counted block by block, from what a run would read; the third stage of the shorter one is not reached."""
+    config = _changed(mixture, packing, max_steps)
+    model = config.model
+    data = prepare(config.data, seq_len=model.seq_len, vocab_size=model.vocab_size)
+    record = inspect_data(config, data)
+    for told, source in zip(record.sources, data.sources, strict=True):
+        blocks = [source.train[i] for i in range(len(source.train))]
+        targets = np.concatenate([block[1:] for block in blocks])
+        assert told.padding_frac == pytest.approx((targets == PAD).mean())
+        lengths = source.store.lengths[source.sides == Side.TRAIN]
+        lost = np.maximum(0, lengths - model.seq_len).sum() if packing == "pad" else 0
+        assert told.cut_frac == pytest.approx(lost / lengths.sum())
+        n_tokens = told.train_tokens + told.held_out_tokens
+        assert told.bytes_per_token == pytest.approx(told.text_bytes / n_tokens)
+    loader = build_loader(config, data)
+    seen = [block.source for step in range(config.train.max_steps) for block in loader.blocks_of(step)]
+    for stage in record.stages:
+        assert stage.blocks == {name: seen[stage.begin : stage.end].count(name) for name in data.train}
+        epochs = {name: seen[: stage.end].count(name) / len(data.train[name]) for name in data.train}
+        assert stage.epochs == pytest.approx(epochs)
+    assert record.stages[-1].end == config.n_blocks == len(seen)
+
+
+def test_the_seed_of_a_run_orders_its_mixture() -> None:
+    orders = []
+    for seed in (0, 1):
+        config = resolve("smollm2-stages", smoke_run=True, sets=[f"train.seed={seed}"]).config
+        schedule = build_schedule(config)
+        orders.append([schedule.at(block)[0] for block in range(config.n_blocks)])
+    assert orders[0] != orders[1]
