@@ -35,15 +35,17 @@ def flash(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, documents: Docu
     """flash-attn's kernel: CUDA, in bfloat16 or float16 (float32 input goes through bfloat16). → [B, H, T, E]."""
     from flash_attn import flash_attn_func, flash_attn_varlen_func
 
+    exact = torch.are_deterministic_algorithms_enabled()  # its backward pass adds up in any order else
     dtype = q.dtype if q.dtype in (torch.bfloat16, torch.float16) else torch.bfloat16
     q_, k_, v_ = (x.transpose(1, 2).to(dtype) for x in (q, k, v))  # [B, T, H, E]
     if documents is None:
-        out: Tensor = flash_attn_func(q_, k_, v_, dropout_p=dropout, causal=True)
+        out: Tensor = flash_attn_func(q_, k_, v_, dropout_p=dropout, causal=True, deterministic=exact)
     else:
         bounds = documents.cu_seqlens
         packed = (x.flatten(0, 1) for x in (q_, k_, v_))  # [B·T, H, E]
+        longest = documents.max_len
         flat = flash_attn_varlen_func(
-            *packed, bounds, bounds, documents.max_len, documents.max_len, dropout_p=dropout, causal=True
+            *packed, bounds, bounds, longest, longest, dropout_p=dropout, causal=True, deterministic=exact
         )
         out = flat.view(q_.shape)
     return out.transpose(1, 2).to(q.dtype)

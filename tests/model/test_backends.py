@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from colakit.build import deterministic as exactly
 from colakit.model import backends
 from colakit.model.backends import attention_backend, flash, reference, sdpa
 from colakit.model.documents import Documents
@@ -172,6 +173,8 @@ def test_dropout_within_documents_keeps_the_mean(attend: Callable[..., Tensor]) 
 def test_flash_gives_its_kernel_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in of flash_attn_varlen_func's signature; the kernel itself is tests/gpu's."""
 
+    seen: list[bool] = []
+
     def varlen(
         q: Tensor,
         k: Tensor,
@@ -183,8 +186,11 @@ def test_flash_gives_its_kernel_the_bounds(monkeypatch: pytest.MonkeyPatch) -> N
         dropout_p: float = 0.0,
         softmax_scale: float | None = None,
         causal: bool = False,
+        *,
+        deterministic: bool = False,
     ) -> Tensor:
         assert causal
+        seen.append(deterministic)
         assert (dropout_p, max_seqlen_q) == (0.0, max_seqlen_k)
         assert q.dtype == torch.bfloat16
         assert cu_seqlens_q is cu_seqlens_k
@@ -192,7 +198,10 @@ def test_flash_gives_its_kernel_the_bounds(monkeypatch: pytest.MonkeyPatch) -> N
 
     package = SimpleNamespace(flash_attn_func=None, flash_attn_varlen_func=varlen)
     monkeypatch.setitem(sys.modules, "flash_attn", package)  # type: ignore[arg-type]
+    with exactly(True):
+        flash(*qkv(7), 0.0, DOCUMENTS)
     out = flash(*qkv(7), 0.0, DOCUMENTS)
+    assert seen == [True, False], "in its backward pass, where that is asked for"
     assert out.dtype == torch.float64
     torch.testing.assert_close(out, naive_documents(*qkv(7)), rtol=0.0, atol=0.1)  # bfloat16, of values up to 6
 

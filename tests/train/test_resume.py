@@ -1,7 +1,9 @@
 """A run that was killed and resumed is the run that was not: weights, optimizer, generators, data, records."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from colakit.config.presets import preset_names
 from colakit.errors import CheckpointError, ConfigError, DataError, RunError
 from colakit.train.lock import RunLock
 from colakit.train.resume import MAY_CHANGE, plan_resumption
-from tests.train.tiny_runs import Killed, end, kill_at, make_config, records, run, trainer, write_corpus
+from tests.train.tiny_runs import Killed, On, end, kill_at, make_config, records, run, trainer, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,28 @@ def test_whenever_it_is_killed(corpus: Path, tmp_path: Path, undisturbed: Path, 
     run(tmp_path / "run")
     assert end(tmp_path / "run") == end(undisturbed)
     assert records(tmp_path / "run") == records(undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_run_that_goes_on_as_if_there_had_been_none(
+    corpus: Path, tmp_path: Path, undisturbed: Path, number: signal.Signals
+) -> None:
+    send = On(lambda record: os.kill(os.getpid(), number) if record.step == 3 else None)
+    cut = run(tmp_path / "run", make_config(corpus, "train.checkpoint_every=99"), send)
+    assert cut.interrupted
+    assert (tmp_path / "run" / "checkpoints" / f"step-0000000{cut.steps}").is_dir()
+    assert not run(tmp_path / "run").interrupted
+    assert end(tmp_path / "run") == end(undisturbed)
+    steps = [r for r in records(tmp_path / "run") if r["kind"] == "step"]
+    assert steps == [r for r in records(undisturbed) if r["kind"] == "step"]
+
+
+def test_a_second_signal_harms_nothing_that_is_saved(corpus: Path, tmp_path: Path, undisturbed: Path) -> None:
+    twice = On(lambda record: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)] if record.step == 5 else None)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", make_config(corpus), twice)
+    run(tmp_path / "run")
+    assert end(tmp_path / "run") == end(undisturbed)
 
 
 def scalars(root: Path) -> dict[str, list[tuple[int, float]]]:

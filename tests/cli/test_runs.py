@@ -1,0 +1,129 @@
+"""`colakit runs`, `train --resume` and `train --verify-resume`, as a user types them."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colakit.checkpoint.folders import Checkpoints
+from colakit.records import ResumeProof
+from colakit.train.lock import RunLock
+from colakit.train.trainer import Trainer
+from tests.train.tiny_runs import SETS, write_corpus
+
+Run = Callable[..., Any]  # Any: conftest's Outcome, which cannot be imported from here
+
+
+@pytest.fixture
+def train(colakit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`colakit train` on a tiny corpus, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    corpus = write_corpus(tmp_path / "poems.jsonl")
+    sets = [word for each in SETS for word in ("--set", each)]
+
+    def run(*args: str) -> Any:
+        return colakit("train", "--smoke", "--data", str(corpus), *sets, *args)
+
+    return run
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Stop the run behind step `at`, as a signal does."""
+    honest = Trainer._record
+
+    def record(self: Trainer, step: int, *args: Any, **options: Any) -> None:
+        honest(self, step, *args, **options)
+        if step == at:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Trainer, "_record", record)
+
+
+def test_runs_are_listed_with_the_command_that_goes_on(
+    train: Run, colakit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert colakit("runs").code == 2
+    assert train("--out", "runs/whole").code == 0
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5)
+        outcome = train("--out", "runs/cut", "--preset", "cola-m")
+    assert outcome.code == 2
+    assert "`colakit train --resume runs/cut` goes on behind step 5." in " ".join(outcome.err.split())
+    Path("runs/other").mkdir()
+    Path("runs/other/config.json").write_text("[]")
+    listing = json.loads(colakit("runs", "--json").out)["runs"]
+    found = [(r["folder"], r["preset"], r["steps"], r["max_steps"], r["state"], r["resume"]) for r in listing]
+    assert found == [
+        ("runs/whole", "cola-fan-muon", 8, 8, "finished", None),
+        ("runs/cut", "cola-m", 5, 8, "interrupted", "colakit train --resume runs/cut"),
+    ]
+    lines = Path("runs/cut/metrics.jsonl").read_text().splitlines()
+    assert listing[1]["last_loss"] == json.loads(lines[-1])["loss"]
+    table = colakit("runs").out
+    assert re.search(r"runs/cut +cola-m +5 +8 +\d\.\d{4} +interrupted +colakit train --resume runs/cut", table)
+    lock = RunLock(Path("runs/cut"))
+    lock.acquire()
+    assert json.loads(colakit("runs", "runs/cut", "--json").out)["runs"][0]["state"] == "running"
+    lock.release()
+
+
+def test_a_run_is_resumed_by_its_folder_or_by_the_whole_command(
+    train: Run, colakit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = json.loads(train("--out", "whole", "--json").out)
+    for name, resume in (
+        ("one", lambda folder: colakit("train", "--resume", folder, "--json")),
+        ("two", lambda folder: train("--resume", folder, "--json")),
+        ("three", lambda folder: colakit("train", "--resume", f"{folder}/checkpoints/step-00000003", "--json")),
+    ):
+        with monkeypatch.context() as patch:
+            interrupt(patch, 5)
+            train("--out", name)
+        outcome = resume(name)
+        assert outcome.code == 0, outcome.err
+        found = json.loads(outcome.out)
+        for key in ("steps", "last_loss", "val_loss", "tokens_seen", "sample"):
+            assert found[key] == expected[key], key
+        newest = Checkpoints(Path(name) / "checkpoints").newest()
+        assert newest is not None
+        assert (newest / "state.json").read_bytes() == Path("whole/checkpoints/step-00000008/state.json").read_bytes()
+
+
+def test_faults_of_resuming_are_one_message(train: Run, colakit: Run) -> None:
+    assert train("--out", "run").code == 0
+    for args, message in (
+        (("--resume", "nowhere"), "no run folder"),
+        (("--resume", "run", "--out", "other"), "A resumed run stays in its folder"),
+        (
+            ("--resume", "run", "--set", "optim.lr=1.0"),
+            "optim.lr = 1.0: the run has 0.008, and this makes it",
+        ),
+        (("--resume", "run", "--set", "train.max_step=9"), "Did you mean train.max_steps?"),
+        (("--resume", "run/checkpoints/step-00000099"), "manifest.json is missing"),
+    ):
+        outcome = colakit("train", *args)
+        assert outcome.code == 2
+        assert message in " ".join(outcome.err.split()), outcome.err
+        assert outcome.out == ""
+    outcome = train("--resume", "run", "--preset", "cola")
+    assert outcome.code == 2
+    assert "model.fan = 'none': the run has 'qkv'" in " ".join(outcome.err.split())
+
+
+def test_resuming_is_proved_on_the_users_own_configuration(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = train("--verify-resume", "--preset", "cola-fan-dropout-muon", "--json")
+    assert outcome.code == 0, outcome.err
+    proof = json.loads(outcome.out)
+    assert (proof["killed_behind"], proof["steps"]) == (3, 6)
+    assert all(proof[name] is True for name in ("weights", "optimizer", "state", "losses"))
+    assert not Path("runs").exists()
+    wrong = ResumeProof(**{k: v for k, v in proof.items() if k not in ("schema", "kind")} | {"state": False})
+    monkeypatch.setattr("colakit.train.verify.verify_resume", lambda _: wrong)
+    outcome = train("--verify-resume")
+    assert outcome.code == 1
+    assert re.search("generators, data position +DIFFERENT", outcome.out)
+    assert re.search("optimizer state +equal, byte for byte", outcome.out)
+    assert "Resuming is NOT exact here" in outcome.out
