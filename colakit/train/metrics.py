@@ -36,7 +36,7 @@ def last_records(path: Path) -> list[StepRecord | EvalRecord]:
         if found and values.get("step") != found[0].step:
             break
         if values:
-            found.insert(0, _record(values))
+            found.insert(0, record_of(values))
     return found
 
 
@@ -68,8 +68,9 @@ def _parse(line: bytes) -> dict[str, Any]:  # Any: JSON values
     return values if isinstance(values, dict) and line.endswith(b"\n") else {}
 
 
-def _record(values: dict[str, Any]) -> StepRecord | EvalRecord:  # Any: JSON values
-    """Where JSON has null for what is always a number, it was not finite."""
+def record_of(json_values: dict[str, Any]) -> StepRecord | EvalRecord:  # Any: JSON values
+    """The inverse of `Record.to_dict`: where JSON has null for what is always a number, it was not finite."""
+    values = dict(json_values)
     kind = values.pop("kind")
     lost = [name for name, value in values.items() if value is None and name not in _MAY_BE_NONE]
     return _KINDS[kind](**{**values, **dict.fromkeys(lost, float("nan"))})

@@ -178,17 +178,6 @@ def _claim(out: Path | None, preset: str) -> RunFolder:
             return folder
 
 
-def share_file(source: Path, path: Path) -> None:
-    """Have `path` be the file `source` under another name; a copy, where the file system knows no such thing."""
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copy(source, partial)
-    partial.replace(path)
-
-
 def write_json(path: Path, value: dict[str, Any]) -> None:  # Any: JSON values
     """Write `value` indented; the file appears whole or not at all."""
     partial = path.with_suffix(".partial")

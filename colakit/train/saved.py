@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from colakit.build import build_model, pick_machine
+from colakit.checkpoint.folders import Checkpoints, step_of, verify
 from colakit.checkpoint.model_file import load_model
 from colakit.config.schema import RunConfig
 from colakit.data.loader import held_out_batches
@@ -16,18 +17,22 @@ from colakit.train.runs import RunFolder
 
 
 def evaluate_run(root: Path) -> EvalRecord:
-    """Held-out metrics of a saved run, over the same tokens as its last evaluation.
+    """Held-out metrics of a run's model, over the same tokens as its evaluations: of its newest checkpoint.
 
     The run's own tokenizer is used, and the machine is chosen afresh: what a GPU trained is evaluated without one.
-    Raises CheckpointError where `root` holds no finished run, DataError where its data is no longer what it was.
+    Raises CheckpointError where `root` holds no trained model, DataError where its data is no longer what it was.
     """
     folder = RunFolder(root)
     config = _for_this_machine(folder)
-    steps = _read(folder.summary, "steps")
+    newest = Checkpoints(folder.checkpoints).newest()
+    if newest is None:
+        raise CheckpointError(f"{root} has no checkpoint: nothing was trained yet.")
+    verify(newest)
+    steps = step_of(newest) or 0
     fingerprint = _read(folder.data, "fingerprint")
     machine = pick_machine(config)
     model = build_model(config, machine)
-    load_model(model, root)
+    load_model(model, newest)
     data = prepare(config.data, seq_len=config.model.seq_len, vocab_size=config.model.vocab_size)
     if data.fingerprint != fingerprint:
         raise DataError(

@@ -1,6 +1,5 @@
 """Writes checkpoints while training goes on: what must be taken at once is taken, the rest is done in a thread."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from colakit.checkpoint.folders import Checkpoints, step_of
 from colakit.checkpoint.model_file import MODEL_FILE, OPTIMIZER_FILE, model_tensors, optimizer_tensors, save_tensors
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer
+from colakit.records import to_json
 
 
 class Saver:
@@ -75,7 +75,7 @@ class Saver:
             for name, each in tensors.items():
                 save_tensors(each, aside / name)
             for name, content in documents.items():
-                (aside / name).write_text(json.dumps(content) + "\n", encoding="utf-8")
+                (aside / name).write_text(to_json(content) + "\n", encoding="utf-8")
         except OSError:
             shutil.rmtree(aside, ignore_errors=True)
             raise

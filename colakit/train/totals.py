@@ -1,9 +1,11 @@
 """What a run has come to so far, apart from what its next step depends on: sums, the best evaluation, the time."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from colakit.records import EvalRecord, StepRecord
+from colakit.train.metrics import record_of
 
 
 @dataclass
@@ -21,7 +23,7 @@ class Totals:
     last_loss: float | None = None
     evaluation: EvalRecord | None = None
     """The last one."""
-    best_loss: float = float("inf")
+    best_loss: float | None = None
     """Of the evaluations."""
     best_step: int | None = None
 
@@ -38,15 +40,17 @@ class Totals:
     def note(self, record: EvalRecord) -> None:
         """Remember an evaluation."""
         self.evaluation = record
-        if record.val_loss < self.best_loss:
+        if math.isfinite(record.val_loss) and (self.best_loss is None or record.val_loss < self.best_loss):
             self.best_loss, self.best_step = record.val_loss, record.step
 
     def to_dict(self) -> dict[str, Any]:  # Any: JSON values
-        """As JSON values."""
-        return asdict(self)
+        """As JSON values, null where a number was not finite."""
+        return {**asdict(self), "evaluation": self.evaluation and self.evaluation.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Totals":  # Any: JSON values
         """The inverse. Raises KeyError or TypeError for anything else."""
-        evaluation = values["evaluation"]
-        return cls(**{**values, "evaluation": evaluation and EvalRecord(**evaluation)})
+        evaluation = values["evaluation"] and record_of(values["evaluation"])
+        assert not isinstance(evaluation, StepRecord)
+        losses = {name: math.nan if values[name] is None else values[name] for name in ("first_loss", "last_loss")}
+        return cls(**{**values, **(losses if values["steps"] else {}), "evaluation": evaluation})

@@ -1,6 +1,7 @@
 """A training run from a resolved configuration to its summary. `Trainer.fit` reads like a table of contents."""
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -38,7 +39,7 @@ from colakit.train.guard import Guard
 from colakit.train.memory import memory_budget, out_of_memory_advice
 from colakit.train.metrics import last_records, trim
 from colakit.train.resume import CONFIG_FILE, ENVIRONMENT_FILE, STATE_FILE, TOTALS_FILE, Resumption
-from colakit.train.runs import RunFolder, create_run, describe_environment, plan_run_folder, share_file, write_json
+from colakit.train.runs import RunFolder, create_run, describe_environment, plan_run_folder, write_json
 from colakit.train.saver import Saver
 from colakit.train.signals import StopFlag, stop_on_signal
 from colakit.train.sinks import Sink
@@ -105,12 +106,12 @@ class Trainer:
         self._started = self._saved_at = time.perf_counter()
         try:
             # The signals stay caught to the end: one that comes late must not cost what was trained.
-            with stop_on_signal() as stop:
-                with self._saved_on_failure():
-                    with deterministic(self.config.train.deterministic), memory_budget(self.config.train.memory_gib):
-                        interrupted = self._loop(stop)
-                    self._save()
-                    self._saver.wait()
+            with stop_on_signal() as stop, self._saved_on_failure():
+                self.data.tokenizer.save(self.folder.tokenizer)
+                with deterministic(self.config.train.deterministic), memory_budget(self.config.train.memory_gib):
+                    interrupted = self._loop(stop)
+                self._save()
+                self._saver.wait()
                 self._leave_model()
                 seen = self.totals.evaluation
                 if seen is None or seen.step < self.totals.steps:
@@ -278,11 +279,13 @@ class Trainer:
         }
 
     def _leave_model(self) -> None:
-        """The trained model and its tokenizer, where every reader of a run folder looks for them."""
+        """The trained model, beside its tokenizer, where every reader of a run folder looks for it."""
         newest = Checkpoints(self.folder.checkpoints).newest()
         assert newest is not None
-        share_file(newest / MODEL_FILE, self.folder.root / MODEL_FILE)
-        self.data.tokenizer.save(self.folder.tokenizer)
+        # A file of its own: one shared with the checkpoint would be damaged with it.
+        partial_file = (self.folder.root / MODEL_FILE).with_suffix(".partial")
+        shutil.copy(newest / MODEL_FILE, partial_file)
+        partial_file.replace(self.folder.root / MODEL_FILE)
 
     def _announce_stage(self, step: int) -> None:
         """Log where a step is the first with a block of a new stage."""

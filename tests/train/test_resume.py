@@ -1,6 +1,8 @@
 """A run that was killed and resumed is the run that was not: weights, optimizer, generators, data, records."""
 
+import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -14,8 +16,11 @@ from colakit.build import build_loader
 from colakit.checkpoint.folders import Checkpoints
 from colakit.config.presets import preset_names
 from colakit.errors import CheckpointError, ConfigError, DataError, RunError
+from colakit.records import to_json
 from colakit.train.lock import RunLock
 from colakit.train.resume import MAY_CHANGE, plan_resumption
+from colakit.train.saved import evaluate_run
+from colakit.train.totals import Totals
 from tests.train.tiny_runs import Killed, On, end, kill_at, make_config, records, run, trainer, write_corpus
 
 
@@ -254,3 +259,32 @@ def test_retention_keeps_the_last_the_best_and_every_so_many(corpus: Path, tmp_p
     best = min((step for step in losses if step < 8), key=lambda step: losses[step])
     assert kept == {3, 6, 7, 8, best}
     assert summary.steps == 8
+
+
+def test_what_a_kill_left_is_evaluated(corpus: Path, tmp_path: Path, undisturbed: Path) -> None:
+    kill(tmp_path / "run", corpus, 5)
+    assert evaluate_run(tmp_path / "run").step == 4
+    (told,) = (r for r in records(undisturbed) if r["kind"] == "eval" and r["step"] == 4)
+    assert evaluate_run(tmp_path / "run").val_loss == told["val_loss"]
+
+
+def test_totals_are_strict_json_and_come_back(corpus: Path, tmp_path: Path) -> None:
+    kill(tmp_path / "run", corpus, 6)
+    path = tmp_path / "run" / "checkpoints" / "step-00000005" / "totals.json"
+    values = json.loads(path.read_text(), parse_constant=pytest.fail)
+    totals = Totals.from_dict(values)
+    assert (totals.steps, totals.tokens, totals.best_step) == (5, 5 * 4 * 24, 4)
+    assert totals.to_dict() == values
+    last = totals.evaluation
+    assert last is not None
+    for bad in (math.nan, math.inf):
+        evaluation = (
+            dataclasses.replace(totals.evaluation, val_loss=bad, step=9) if totals.evaluation else pytest.fail("none")
+        )
+        totals.note(evaluation)
+        assert totals.best_step == 4
+        again = Totals.from_dict(json.loads(to_json({**totals.to_dict(), "last_loss": bad})))
+        assert again.evaluation is not None
+        assert math.isnan(again.evaluation.val_loss)
+        assert again.last_loss is not None
+        assert math.isnan(again.last_loss)
