@@ -210,7 +210,7 @@ class Trainer:
                 self._evaluate()
             for step in range(self._first, train.max_steps):
                 self._announce_stage(step)
-                before = rng.capture()
+                before = rng.torch_states()
                 started = time.perf_counter()
                 batches = next(steps)
                 loaded = time.perf_counter()
@@ -324,7 +324,7 @@ class Trainer:
         self.totals.add(record)
         self.sinks.step(record)
 
-    def _reason(self, result: StepResult, batches: Sequence[Batch], before: dict[str, Any]) -> str | None:
+    def _reason(self, result: StepResult, batches: Sequence[Batch], before: list[torch.Tensor]) -> str | None:
         """Why the update was left out; of what is not finite, where it arose. `before`: the generators' state then."""
         if result.skipped != "not finite":
             return result.skipped
