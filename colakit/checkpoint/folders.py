@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from colakit.errors import CheckpointError
 
@@ -38,11 +39,12 @@ class Checkpoints:
     def all(self) -> list[Path]:
         """Every checkpoint, by its step. Raises CheckpointError where the folder cannot be read."""
         try:
-            found = {step: path for path in self.folder.iterdir() if (step := step_of(path)) is not None}
+            folders = [path for path in self.folder.iterdir() if path.is_dir()]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise CheckpointError(f"{self.folder} cannot be read: {error.strerror}. Check its permissions.") from error
+        found = {step: path for path in folders if (step := step_of(path)) is not None}
         return [found[step] for step in sorted(found)]
 
     def path_of(self, step: int) -> Path:
@@ -64,7 +66,7 @@ class Checkpoints:
 
     def begin(self, step: int) -> Path:
         """An empty folder to fill, which is none of the checkpoints yet. Raises OSError."""
-        aside = self.folder / f".step-{step:08}"
+        aside = self.folder / f".{self.path_of(step).name}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         return aside
@@ -75,6 +77,7 @@ class Checkpoints:
         path = aside.with_name(aside.name.removeprefix("."))
         aside.rename(path)
         _sync(self.folder)
+        _sync(self.folder.parent)
         return path
 
     def remove_all_but(self, kept: Collection[int]) -> None:
@@ -119,6 +122,8 @@ def _read_manifest(path: Path) -> dict[str, tuple[int, str]]:
         content = json.loads(path.read_text("utf-8"))
         schema = content["schema"]
         if schema == SCHEMA_VERSION:
+            if content["blake2b"] != _digest_of(content["files"]):
+                raise ValueError("it is not what was written")
             return {name: (int(each["bytes"]), str(each["blake2b"])) for name, each in content["files"].items()}
     except OSError as error:
         raise CheckpointError(f"{path} is missing or cannot be read ({error.strerror}).") from error
@@ -136,9 +141,14 @@ def _seal(folder: Path) -> None:
         _sync(path)
         files[path.name] = {"bytes": path.stat().st_size, "blake2b": _digest(path)}
     manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({"schema": SCHEMA_VERSION, "files": files}, indent=2) + "\n", encoding="utf-8")
+    content = {"schema": SCHEMA_VERSION, "blake2b": _digest_of(files), "files": files}
+    manifest.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     _sync(manifest)
     _sync(folder)
+
+
+def _digest_of(files: dict[str, Any]) -> str:  # Any: JSON values
+    return hashlib.blake2b(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -52,14 +52,15 @@ def torch_states() -> list[torch.Tensor]:
 def at(states: list[torch.Tensor]) -> Iterator[None]:
     """Have torch draw from `torch_states` inside, and go on behind as if nothing had been drawn."""
     now = torch_states()
-    _set(states)
+    put_back(states)
     try:
         yield
     finally:
-        _set(now)
+        put_back(now)
 
 
-def _set(states: list[torch.Tensor]) -> None:
+def put_back(states: list[torch.Tensor]) -> None:
+    """Have torch go on from `torch_states`."""
     torch.set_rng_state(states[0])
     for device, state in enumerate(states[1:]):
         torch.cuda.set_rng_state(state, device)

@@ -41,23 +41,25 @@ def train(
     """Train a preset, or go on with a run; Ctrl-C once finishes the step, saves and summarises."""
     all_sets = options.with_bad_records(sets, on_bad_record)
 
+    if resume is not None:
+        options_of_new_runs = {"--preset": "preset", "--smoke": "smoke", "--data": "data", "--out": "out"}
+        if given := [option for option, name in options_of_new_runs.items() if _is_given(context, name)]:
+            raise RunError(
+                f"A resumed run has its own configuration and folder. Leave out {', '.join(given)}; --set changes what "
+                "may change, as --set data.path=PATH where the data has moved."
+            )
+
     def wanted() -> RunConfig:
         resolved = resolve(preset, smoke_run=smoke, data=data, sets=all_sets)
         for note in resolved.notes:
             log.info(note)
         return resolved.config
 
-    def change(stored: RunConfig) -> RunConfig:
-        """The whole command may be given again, or what is to change alone."""
-        source = context.get_parameter_source("preset")
-        named = source is not None and source.name == "COMMANDLINE"
-        return wanted() if named or smoke or data is not None else override(stored, all_sets)
-
+    if verify_resume and (resume is not None or out is not None):
+        raise RunError("--verify-resume makes runs of its own and leaves none. Leave --resume and --out out.")
     if verify_resume:
         _verify_resume(wanted(), json=json)
         return
-    if resume is not None and out is not None:
-        raise RunError("A resumed run stays in its folder. Leave --out out, or move the folder first.")
     config = wanted() if resume is None else None
     from colakit.train.metrics import last_records
     from colakit.train.resume import plan_resumption
@@ -65,7 +67,7 @@ def train(
     from colakit.train.sinks import ConsoleSink, JsonlSink, Sink, SinkSet, TensorBoardSink
     from colakit.train.trainer import Trainer
 
-    resumption = plan_resumption(resume, change) if resume is not None else None
+    resumption = plan_resumption(resume, lambda stored: override(stored, all_sets)) if resume is not None else None
     config = resumption.config if resumption is not None else config
     assert config is not None
     console = RunConsole(stderr=json, highlight=False, markup=False, emoji=False)
@@ -104,3 +106,8 @@ def _verify_resume(config: RunConfig, *, json: bool) -> None:
         print_note(proof_verdict(proof))
     if not proof.is_exact:
         raise typer.Exit(1)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -54,4 +54,4 @@ def _watch(name: str, found: list[str]) -> Any:  # Any: torch's hooks
 
 
 def _is_finite(tensor: Tensor | None) -> bool:
-    return tensor is None or not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    return tensor is None or not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach()).all())

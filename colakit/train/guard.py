@@ -45,7 +45,8 @@ class Guard:
     def _is_spike(self, value: float, before: deque[float]) -> bool:
         if self._spikes is None or len(before) < WINDOW // 2:
             return False
-        return value > statistics.fmean(before) + self._spikes * statistics.pstdev(before)
+        deviation = statistics.pstdev(before)
+        return deviation > 0.0 and value > statistics.fmean(before) + self._spikes * deviation
 
     def state_dict(self) -> dict[str, Any]:  # Any: JSON values
         """What it has seen."""

@@ -1,5 +1,6 @@
 """The runs below a folder: how far each has come, and how to go on with it."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -41,5 +42,5 @@ def _listed(run: RunFolder) -> Iterator[RunListing]:
         max_steps=config.train.max_steps,
         last_loss=last_loss(run.metrics),
         state=state,
-        resume=f"colakit train --resume {run.root}" if state == "interrupted" and steps else None,
+        resume=f"colakit train --resume {shlex.quote(str(run.root))}" if state == "interrupted" and steps else None,
     )

@@ -24,7 +24,12 @@ class RunLock:
         self._root = root
 
     def acquire(self) -> None:
-        """Take the lock; one whose process is gone is no hindrance. Raises RunError where another process has it."""
+        """Take the lock, if this object has it not; one whose process is gone is no hindrance.
+
+        Raises RunError where another process has it, or it cannot be written.
+        """
+        if self._lock.is_locked:
+            return
         try:
             self._lock.acquire()
         except Timeout:
@@ -32,6 +37,8 @@ class RunLock:
                 f"{self._root}: {self._describe_owner()} is training there. Wait for it, or stop it (it saves and ends "
                 "on Ctrl-C or SIGTERM)."
             ) from None
+        except OSError as error:
+            raise RunError(f"{self._root} cannot be written: {error.strerror or error}. Check permissions.") from error
         owner = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         self._owner.write_text(json.dumps(owner) + "\n", encoding="utf-8")
 

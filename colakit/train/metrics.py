@@ -36,13 +36,16 @@ def last_records(path: Path) -> list[StepRecord | EvalRecord]:
         if found and values.get("step") != found[0].step:
             break
         if values:
-            found.insert(0, record_of(values))
+            try:
+                found.insert(0, record_of(values))
+            except (KeyError, TypeError):
+                break  # of another version of colakit
     return found
 
 
 def last_loss(path: Path) -> float | None:
     """The loss of the last step, whatever version wrote it; None where there is none, or it was not finite."""
-    losses = (values["loss"] for values in map(_parse, reversed(_tail(path))) if values.get("kind") == "step")
+    losses = (values.get("loss") for values in map(_parse, reversed(_tail(path))) if values.get("kind") == "step")
     return next(losses, None)
 
 

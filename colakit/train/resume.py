@@ -9,7 +9,7 @@ from typing import Any
 from colakit.checkpoint.folders import Checkpoints, step_of, verify
 from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
-from colakit.errors import CheckpointError, ConfigError, Problem
+from colakit.errors import CheckpointError, ConfigError, Problem, RunError
 from colakit.train.runs import RunFolder
 from colakit.train.totals import Totals
 
@@ -47,29 +47,51 @@ def plan_resumption(path: Path, change: Callable[[RunConfig], RunConfig]) -> Res
     """How to go on from `path`, a run folder, whose newest checkpoint is taken, or a checkpoint.
 
     `change` makes of the stored configuration the one that is wanted. Raises CheckpointError where there is no
-    checkpoint, or a file of it is not what was written; ConfigError for a change that would make it another run.
+    checkpoint, or a file of it is not what was written; ConfigError for a change that would make it another run;
+    RunError where another process has the folder, which is this one's from now on.
     """
-    checkpoint = path if step_of(path) is not None else _newest(path)
-    _check_whole(checkpoint)
-    stored = from_saved(_read(checkpoint / CONFIG_FILE))
-    config = change(stored)
-    refuse_changes(stored, config)
+    is_checkpoint = step_of(path) is not None
+    root = path.absolute().parent.parent if is_checkpoint else path
+    folder = RunFolder(root, there=root)
+    folder.load_config()  # refuses what is no run folder
+    folder.lock.acquire()  # before the newest is looked for: it stays the newest
     try:
-        totals = Totals.from_dict(_read(checkpoint / TOTALS_FILE))
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint / TOTALS_FILE} does not fit this version of colakit ({error}).") from error
-    root = checkpoint.parent.parent
-    return Resumption(RunFolder(root, there=root), checkpoint, config, _read(checkpoint / STATE_FILE), totals)
+        checkpoint = path.absolute() if is_checkpoint else _newest(folder)
+        if not checkpoint.is_dir():
+            there = ", ".join(each.name for each in Checkpoints(folder.checkpoints).all()) or "none"
+            raise CheckpointError(f"{path}: no such checkpoint. There are: {there}.")
+        _check_whole(checkpoint)
+        stored = from_saved(_read(checkpoint / CONFIG_FILE))
+        config = change(stored)
+        try:
+            totals = Totals.from_dict(_read(checkpoint / TOTALS_FILE))
+        except (KeyError, TypeError) as error:
+            what = f"{checkpoint / TOTALS_FILE} does not fit this version of colakit ({error})."
+            raise CheckpointError(what) from error
+        refuse_changes(stored, config, steps=totals.steps)
+        if totals.steps == config.train.max_steps and folder.summary.is_file():
+            raise RunError(f"{root} is finished, at step {totals.steps}. To go on, raise --set train.max_steps=N.")
+        return Resumption(folder, checkpoint, config, _read(checkpoint / STATE_FILE), totals)
+    except BaseException:
+        folder.lock.release()
+        raise
 
 
-def refuse_changes(stored: RunConfig, wanted: RunConfig) -> None:
-    """Raise ConfigError, listing them, where fields differ that make a run what it is."""
+def refuse_changes(stored: RunConfig, wanted: RunConfig, *, steps: int) -> None:
+    """Raise ConfigError, listing them, where fields differ that make a run, of which `steps` are made, what it is."""
     theirs, ours = dict(_leaves(stored)), dict(_leaves(wanted))
     problems = [
         Problem(name, ours[name], f"the run has {theirs[name]!r}, and this makes it another run", "Leave it as it is.")
         for name in ours
         if ours[name] != theirs[name] and name not in MAY_CHANGE
     ]
+    longer = wanted.train.max_steps
+    if longer < steps:
+        rule = f"{steps} steps are made, and none is taken back"
+        problems.append(Problem("train.max_steps", longer, rule, "Raise it, or resume an earlier checkpoint."))
+    if longer != stored.train.max_steps and any(stage.until_frac is not None for stage in stored.data.stages):
+        rule = f"the run has {stored.train.max_steps}, and data.stages end at shares of it: another mixture was read"
+        problems.append(Problem("train.max_steps", longer, rule, "Leave it; until_tokens allows for longer runs."))
     if problems:
         raise ConfigError(problems, of=wanted.preset)
 
@@ -80,12 +102,10 @@ def _leaves(config: RunConfig) -> Iterator[tuple[str, object]]:
             yield from ((f"{section}.{name}", value) for name, value in values.items())
 
 
-def _newest(root: Path) -> Path:
-    folder = RunFolder(root)
-    folder.load_config()  # refuses what is no run folder
+def _newest(folder: RunFolder) -> Path:
     newest = Checkpoints(folder.checkpoints).newest()
     if newest is None:
-        raise CheckpointError(f"{root} has no checkpoint: nothing was trained yet. Start again with `colakit train`.")
+        raise CheckpointError(f"{folder.root} has no checkpoint to go on from. Remove it, and start again.")
     return newest
 
 
@@ -107,5 +127,6 @@ def _read(path: Path) -> dict[str, Any]:  # Any: JSON values
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}).") from error
-    assert isinstance(content, dict), path
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not what colakit writes.")
     return content

@@ -128,7 +128,11 @@ def _nearest_existing(path: Path) -> Path:
 
 def _check_empty(root: Path) -> None:
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise RunError(f"{root}: exists and is not an empty folder. Give another --out; nothing was overwritten.")
+        is_run = RunFolder(root).checkpoints.is_dir()
+        resume = f" To go on with that run: `colakit train --resume {root}`." if is_run else ""
+        raise RunError(
+            f"{root}: exists and is not an empty folder. Give another --out; nothing was overwritten.{resume}"
+        )
 
 
 def _unused(root: Path) -> Path:

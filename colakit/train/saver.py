@@ -1,5 +1,6 @@
 """Writes checkpoints while training goes on: what must be taken at once is taken, the rest is done in a thread."""
 
+import logging
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,8 @@ from colakit.checkpoint.model_file import MODEL_FILE, OPTIMIZER_FILE, model_tens
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer
 from colakit.records import to_json
+
+log = logging.getLogger(__name__)
 
 
 class Saver:
@@ -55,8 +58,11 @@ class Saver:
             pending.result()
 
     def close(self) -> None:
-        """Wait, whatever comes of it, and end the thread."""
+        """Wait, and end the thread; a checkpoint that cannot be written is told in the log."""
         self._pool.shutdown()
+        pending, self._pending = self._pending, None
+        if pending is not None and (error := pending.exception()) is not None:
+            log.warning("The last checkpoint cannot be written: %s.", error)
 
     def _write_and_publish(
         self,

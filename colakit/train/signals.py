@@ -32,7 +32,8 @@ def stop_on_signal() -> Iterator[StopFlag]:
     flag = StopFlag()
     wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     signals = wanted if threading.current_thread() is threading.main_thread() else []
-    before = {s: signal.signal(s, flag) for s in signals}
+    # Who has one ignored, as nohup has SIGHUP, wants it ignored.
+    before = {s: signal.signal(s, flag) for s in signals if signal.getsignal(s) is not signal.SIG_IGN}
     try:
         yield flag
     finally:

@@ -183,7 +183,10 @@ class ConsoleSink:
             self._progress.stop()
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        try:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        except OSError:  # the terminal is gone; the run goes on
+            self._console.quiet = True
 
 
 class SinkSet:

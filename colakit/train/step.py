@@ -86,5 +86,6 @@ class TrainStep:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory ran out, on either device."""
-    # torch's CPU allocator raises a plain RuntimeError, which only its text tells from others.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    # torch's CPU allocator and Python's threads raise a plain RuntimeError, which only its text tells from others.
+    told = ("can't allocate memory", "can't start new thread")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in told)

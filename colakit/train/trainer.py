@@ -1,5 +1,6 @@
 """A training run from a resolved configuration to its summary. `Trainer.fit` reads like a table of contents."""
 
+import errno
 import logging
 import shutil
 import time
@@ -89,6 +90,9 @@ class Trainer:
             self.schedule = build_schedule(config)
             self.totals = Totals()
             self._rng: dict[str, Any] | None = None  # Any: JSON values
+            self._before: tuple[list[torch.Tensor], dict[str, Any]] | None = None  # Any: JSON values
+            """Of generators and guard, while a step is made: where that fails, the run stands there."""
+            self._is_recording = False
             if resume is None:
                 self.folder, self.sinks = create_run(out, config, self.data.describe(), sinks)
             else:
@@ -118,6 +122,10 @@ class Trainer:
                     self._evaluate()
                 summary = self._summarise(interrupted=interrupted)
                 write_json(self.folder.summary, summary.to_dict())
+        except KeyboardInterrupt:
+            self._saver.close()
+            log.warning("Stopped at once. %s", self._how_to_go_on())
+            raise
         finally:
             self._saver.close()
             self._close_sinks()
@@ -143,12 +151,12 @@ class Trainer:
         self.step.guard.load_state_dict(state["guard"])
         self.totals = resume.totals
         self._rng = state["rng"]
-        if state["threads"] != torch.get_num_threads():
-            log.warning(
-                "The run used %d threads, this process uses %d: sums are rounded in another order.",
-                state["threads"],
-                torch.get_num_threads(),
-            )
+        for name, now in self._machine_state().items():
+            if state["machine"].get(name) != now:
+                told = f"Its {name} was {state['machine'].get(name)}, here it is {now}"
+                log.warning("%s: the run goes on, but not to the same bits.", told)
+        for name in state["data"]["not_replayable"]:
+            log.warning("The source %s is not pinned to a commit: what is read is what was prepared here.", name)
         checkpoints = Checkpoints(folder.checkpoints)
         checkpoints.sweep()
         for path in checkpoints.abandon_behind(self.totals.steps):
@@ -160,6 +168,8 @@ class Trainer:
             if isinstance(record, EvalRecord) and record.step == self.totals.steps:
                 self.totals.note(record)
         log.info("Going on behind step %d of %d.", self.totals.steps, self.config.train.max_steps)
+        if (lr := self.step.lr_at(self.totals.steps)) != state["lr"]:
+            log.warning("The schedule is another: the learning rate is %.3g from here, not %.3g.", lr, state["lr"])
         return sinks(folder)
 
     @contextmanager
@@ -174,7 +184,9 @@ class Trainer:
 
     def _failure(self, error: BaseException) -> str:
         if isinstance(error, OSError):
-            return f"{self.folder.root} cannot be written: {error.strerror or error}. Free some space there."
+            is_full = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            advice = "Free some space there." if is_full else "Mend that first."
+            return f"{self.folder.root} cannot be written: {error.strerror or error}. {advice}"
         return f"Out of memory at step {self.totals.steps + 1}, {out_of_memory_advice(self.config)}"
 
     def _rescue(self) -> str:
@@ -184,11 +196,16 @@ class Trainer:
             self.folder.discard()
             return "Nothing was trained, and no folder is left."
         try:
-            if not self.step.is_updating:
+            # In the midst of an update the weights are those of no step; a step without its record would have none.
+            if not (self.step.is_updating or self._is_recording):
+                if self._before is not None:
+                    states, guard = self._before
+                    rng.put_back(states)
+                    self.step.guard.load_state_dict(guard)
                 self._save()
             self._saver.wait()
-        except OSError as error:
-            log.warning("Step %d is not saved: %s.", self.totals.steps, error.strerror or error)
+        except (OSError, MemoryError, RuntimeError) as error:
+            log.warning("Step %d is not saved: %s.", self.totals.steps, error)
         return self._how_to_go_on()
 
     def _how_to_go_on(self) -> str:
@@ -211,6 +228,7 @@ class Trainer:
             for step in range(self._first, train.max_steps):
                 self._announce_stage(step)
                 before = rng.torch_states()
+                self._before = before, self.step.guard.state_dict()
                 started = time.perf_counter()
                 batches = next(steps)
                 loaded = time.perf_counter()
@@ -219,11 +237,13 @@ class Trainer:
                 reason = self._reason(result, batches, before)
                 data_ms = 1000.0 * (loaded - started)
                 self._record(step + 1, result, batches, step_ms=ms, data_ms=data_ms, reason=reason)
+                self._before = None
                 self._stop_after_many(reason)
                 last = step + 1 == train.max_steps
                 if stop.is_set or last:
                     break
-                if self._is_checkpoint_due():
+                # Not while updates are left out: the weights may be what is wrong.
+                if self._is_checkpoint_due() and reason is None and self._has_finite_weights():
                     self._save()
                 if self._is_evaluation_due():
                     self._evaluate()
@@ -235,6 +255,9 @@ class Trainer:
         """At every `eval_every`-th step, where there is none of it yet."""
         steps, seen = self.totals.steps, self.totals.evaluation
         return steps > 0 and steps % self.config.train.eval_every == 0 and (seen is None or seen.step < steps)
+
+    def _has_finite_weights(self) -> bool:
+        return bool(torch.stack([torch.isfinite(p.detach()).all() for p in self.model.parameters()]).all())
 
     def _is_checkpoint_due(self) -> bool:
         steps, train = self.totals.steps, self.config.train
@@ -275,8 +298,12 @@ class Trainer:
             },
             "guard": self.step.guard.state_dict(),
             "rng": rng.capture(),
-            "threads": torch.get_num_threads(),
+            "machine": self._machine_state(),
         }
+
+    def _machine_state(self) -> dict[str, Any]:  # Any: JSON values
+        """What decides how sums are rounded."""
+        return {"device": str(self.machine), "torch": torch.__version__, "threads": torch.get_num_threads()}
 
     def _leave_model(self) -> None:
         """The trained model, beside its tokenizer, where every reader of a run folder looks for it."""
@@ -321,8 +348,10 @@ class Trainer:
             nan_count=self.totals.skipped + (result.skipped is not None),
             skip_reason=reason,
         )
+        self._is_recording = True
         self.totals.add(record)
         self.sinks.step(record)
+        self._is_recording = False
 
     def _reason(self, result: StepResult, batches: Sequence[Batch], before: list[torch.Tensor]) -> str | None:
         """Why the update was left out; of what is not finite, where it arose. `before`: the generators' state then."""

@@ -5,6 +5,7 @@ that one left. Model, data, batches and schedule are the run's own; there are fe
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ from colakit.checkpoint.folders import Checkpoints
 from colakit.checkpoint.model_file import MODEL_FILE, OPTIMIZER_FILE
 from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
+from colakit.data.prepare import prepare
 from colakit.errors import RunError
 from colakit.records import EvalRecord, ResumeProof, StepRecord
 from colakit.train.resume import STATE_FILE, plan_resumption
@@ -35,7 +37,11 @@ def verify_resume(config: RunConfig) -> ResumeProof:
     """Train in miniature, kill, resume, compare. Raises RunError where one of the processes fails."""
     started = time.perf_counter()
     steps = min(2 * _STEPS, config.train.max_steps)
-    half = max(1, steps // 2)
+    half = steps // 2
+    if half == 0:
+        raise RunError("A run of one step cannot be resumed. Set train.max_steps to 2 at least.")
+    # The user's mistakes are told here, once; and the data is in the cache then.
+    prepare(config.data, seq_len=config.model.seq_len, vocab_size=config.model.vocab_size)
     mini = _in_miniature(config, half)
     with tempfile.TemporaryDirectory(prefix="colakit-verify-") as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
@@ -121,6 +127,7 @@ class _StopAt:
 
 def _train(config_json: str, root: str, steps: int, resume: int | None) -> None:
     """What a process of the proof does."""
+    logging.getLogger("colakit").setLevel(logging.ERROR)  # the signal that ends it is nobody's
     config, folder = from_saved(json.loads(config_json)), Path(root)
     resumption = None
     if resume is not None:

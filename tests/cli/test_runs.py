@@ -70,19 +70,15 @@ def test_runs_are_listed_with_the_command_that_goes_on(
     lock.release()
 
 
-def test_a_run_is_resumed_by_its_folder_or_by_the_whole_command(
+def test_a_run_is_resumed_by_its_folder_or_a_checkpoint(
     train: Run, colakit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = json.loads(train("--out", "whole", "--json").out)
-    for name, resume in (
-        ("one", lambda folder: colakit("train", "--resume", folder, "--json")),
-        ("two", lambda folder: train("--resume", folder, "--json")),
-        ("three", lambda folder: colakit("train", "--resume", f"{folder}/checkpoints/step-00000003", "--json")),
-    ):
+    for name, at in (("one", "one"), ("two", "two/checkpoints/step-00000003")):
         with monkeypatch.context() as patch:
             interrupt(patch, 5)
             train("--out", name)
-        outcome = resume(name)
+        outcome = colakit("train", "--resume", at, "--json")
         assert outcome.code == 0, outcome.err
         found = json.loads(outcome.out)
         for key in ("steps", "last_loss", "val_loss", "tokens_seen", "sample"):
@@ -92,25 +88,41 @@ def test_a_run_is_resumed_by_its_folder_or_by_the_whole_command(
         assert (newest / "state.json").read_bytes() == Path("whole/checkpoints/step-00000008/state.json").read_bytes()
 
 
+def test_a_checkpoint_is_resumed_in_its_own_folder_wherever_one_stands(
+    train: Run, colakit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5)
+        train("--out", "run")
+    root = Path("run").absolute()
+    monkeypatch.chdir("run/checkpoints")
+    assert colakit("train", "--resume", "step-00000003").code == 0
+    assert (root / "summary.json").is_file()
+    assert not (root / "checkpoints" / "checkpoints").exists()
+
+
 def test_faults_of_resuming_are_one_message(train: Run, colakit: Run) -> None:
     assert train("--out", "run").code == 0
     for args, message in (
         (("--resume", "nowhere"), "no run folder"),
-        (("--resume", "run", "--out", "other"), "A resumed run stays in its folder"),
+        (("--resume", "run", "--out", "other"), "has its own configuration and folder. Leave out --out;"),
+        (("--resume", "run", "--preset", "cola", "--smoke"), "Leave out --preset, --smoke; --set changes"),
+        (("--resume", "run"), "is finished, at step 8."),
+        (("--resume", "run", "--verify-resume"), "Leave --resume and --out out."),
         (
             ("--resume", "run", "--set", "optim.lr=1.0"),
             "optim.lr = 1.0: the run has 0.008, and this makes it",
         ),
         (("--resume", "run", "--set", "train.max_step=9"), "Did you mean train.max_steps?"),
-        (("--resume", "run/checkpoints/step-00000099"), "manifest.json is missing"),
+        (("--resume", "run/checkpoints/step-00000099"), "no such checkpoint. There are: step-00000001,"),
     ):
         outcome = colakit("train", *args)
         assert outcome.code == 2
         assert message in " ".join(outcome.err.split()), outcome.err
         assert outcome.out == ""
-    outcome = train("--resume", "run", "--preset", "cola")
+    outcome = train("--out", "run")
     assert outcome.code == 2
-    assert "model.fan = 'none': the run has 'qkv'" in " ".join(outcome.err.split())
+    assert "To go on with that run: `colakit train --resume run`." in " ".join(outcome.err.split())
 
 
 def test_resuming_is_proved_on_the_users_own_configuration(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +132,10 @@ def test_resuming_is_proved_on_the_users_own_configuration(train: Run, monkeypat
     assert (proof["killed_behind"], proof["steps"]) == (3, 6)
     assert all(proof[name] is True for name in ("weights", "optimizer", "state", "losses"))
     assert not Path("runs").exists()
+    assert "Stopping after this step" not in outcome.err
+    outcome = train("--verify-resume", "--set", "train.max_steps=1", "--set", "optim.warmup_steps=0")
+    assert outcome.code == 2
+    assert "cannot be resumed" in outcome.err
     wrong = ResumeProof(**{k: v for k, v in proof.items() if k not in ("schema", "kind")} | {"state": False})
     monkeypatch.setattr("colakit.train.verify.verify_resume", lambda _: wrong)
     outcome = train("--verify-resume")

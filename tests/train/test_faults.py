@@ -83,7 +83,7 @@ def test_a_weight_that_is_not_finite_is_named_and_many_in_a_row_end_the_run(corp
     bad.sinks._sinks = (*bad.sinks._sinks, On(act))  # type: ignore[attr-defined]
     message = (
         r"Step 6: 3 updates in a row were left out, the last one: not finite, first in the weight norm\.weight\. "
-        rf"`colakit train --resume {tmp_path}/run` goes on behind step 5\."
+        rf"`colakit train --resume {tmp_path}/run` goes on behind step 2\."
     )
     with pytest.raises(RunError, match=message):
         bad.fit()
@@ -152,6 +152,55 @@ def test_out_of_memory_loses_nothing(corpus: Path, tmp_path: Path, monkeypatch: 
     assert end(tmp_path / "run") == end(tmp_path / "whole")
 
 
+def test_out_of_memory_behind_some_dropout_loses_no_draw(corpus: Path, tmp_path: Path) -> None:
+    """The failed step has drawn for its first blocks: made again, it draws the same."""
+    whole = run(tmp_path / "whole", make_config(corpus, "train.skip_spikes=9.0"))
+    bad = trainer(tmp_path / "run", make_config(corpus, "train.checkpoint_every=99", "train.skip_spikes=9.0"))
+    calls = [0]
+
+    def runs_out(_module: object, _inputs: object) -> None:
+        calls[0] += 1
+        if calls[0] == 7:  # six steps, and an evaluation's pass is none of training
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = bad.model.norm.register_forward_pre_hook(lambda m, i: runs_out(m, i) if m.training else None)
+    with pytest.raises(RunError, match="goes on behind step 6"):
+        bad.fit()
+    hook.remove()
+    assert run(tmp_path / "run").last_loss == whole.last_loss
+    assert end(tmp_path / "run") == end(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("preset", ["cola-fan-dropout-muon", "cola-m", "original"])
+@pytest.mark.parametrize("where", ["output", "gradient"])
+def test_a_module_whose_output_or_gradient_is_not_finite_is_named(
+    corpus: Path, tmp_path: Path, preset: str, where: str
+) -> None:
+    """Also where blocks are computed again in the backward pass. No hook stays, and no gradient."""
+    bad = trainer(tmp_path / "run", make_config(corpus, preset=preset))
+    step = [0]
+
+    def spoil(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        if step[0] == 2 and where == "output":
+            return output * math.inf
+        if step[0] == 2 and output.requires_grad:
+            output.register_hook(lambda g: g * math.nan)
+        return output
+
+    bad.model.get_submodule("blocks.1.mlp").register_forward_hook(spoil)
+    bad.sinks._sinks = (*bad.sinks._sinks, On(lambda record: step.__setitem__(0, record.step)))  # type: ignore[attr-defined]
+    before = hooks_of(bad.model)
+    bad.fit()
+    (reason,) = skipped(tmp_path / "run").values()
+    # A gradient is first seen where it leaves the module for the one below.
+    assert re.fullmatch(rf"not finite, first in the {where} of .*blocks\.[01].*", reason), reason
+    assert hooks_of(bad.model) == before
+
+
+def hooks_of(model: torch.nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
 def test_weights_of_half_an_update_are_never_saved(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +252,16 @@ def test_elsewhere_a_budget_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     with memory_budget(None):
         pass
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits the memory of a process")
+def test_the_budget_ends_with_the_run() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with memory_budget(64.0):
+        assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 64 * 2**30
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 FULL_DISK = """

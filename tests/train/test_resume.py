@@ -4,9 +4,11 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from colakit.build import build_loader
 from colakit.checkpoint.folders import Checkpoints
+from colakit.config.load import override, resolve
 from colakit.config.presets import preset_names
 from colakit.errors import CheckpointError, ConfigError, DataError, RunError
-from colakit.records import to_json
+from colakit.records import EvalRecord, StepRecord, to_json
+from colakit.train import trainer as trainer_module
 from colakit.train.lock import RunLock
-from colakit.train.resume import MAY_CHANGE, plan_resumption
+from colakit.train.resume import MAY_CHANGE, plan_resumption, refuse_changes
 from colakit.train.saved import evaluate_run
 from colakit.train.totals import Totals
 from tests.train.tiny_runs import Killed, On, end, kill_at, make_config, records, run, trainer, write_corpus
@@ -140,6 +144,11 @@ def test_without_the_generators_it_would_be_another_run(corpus: Path, tmp_path: 
 
 def test_a_finished_run_goes_on_where_max_steps_is_raised(corpus: Path, tmp_path: Path) -> None:
     run(tmp_path / "run", make_config(corpus, "train.max_steps=4"))
+    with pytest.raises(RunError, match=r"is finished, at step 4\. To go on, raise --set train\.max_steps=N"):
+        run(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"train\.max_steps = 3: 4 steps are made"):
+        run(tmp_path / "run", sets=("train.max_steps=3",))
+    (tmp_path / "run" / "summary.json").unlink()  # as a kill in the last evaluation leaves it
     again = run(tmp_path / "run")
     assert (again.steps, len([r for r in records(tmp_path / "run") if r["kind"] == "step"])) == (4, 4)
     longer = run(tmp_path / "run", sets=("train.max_steps=7",))
@@ -225,7 +234,7 @@ def test_what_has_no_checkpoint_cannot_be_resumed(corpus: Path, tmp_path: Path) 
     with pytest.raises(CheckpointError, match="no run folder"):
         trainer(tmp_path)
     kill(tmp_path / "run", corpus, 1)
-    with pytest.raises(CheckpointError, match="has no checkpoint: nothing was trained yet"):
+    with pytest.raises(CheckpointError, match=r"has no checkpoint to go on from\. Remove it"):
         trainer(tmp_path / "run")
 
 
@@ -246,19 +255,85 @@ def test_a_run_folder_belongs_to_one_process(corpus: Path, tmp_path: Path) -> No
 def test_planning_reads_text_alone_and_changes_nothing(corpus: Path, tmp_path: Path) -> None:
     kill(tmp_path / "run", corpus, 3)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
-    plan_resumption(tmp_path / "run", lambda stored: stored)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+    resumption = plan_resumption(tmp_path / "run", lambda stored: stored)
+    assert RunLock(tmp_path / "run").is_held()
+    resumption.folder.lock.release()
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.name != ".lock"}
+    assert after == {path: time_ns for path, time_ns in before.items() if path.name != ".lock"}
     assert not list((tmp_path / "run").rglob("*.pt")), "no pickle anywhere"
 
 
-def test_retention_keeps_the_last_the_best_and_every_so_many(corpus: Path, tmp_path: Path) -> None:
+def test_retention_keeps_the_last_the_best_and_every_so_many(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sets = ("train.keep_last=2", "train.keep_every=3", "train.eval_every=2")
-    summary = run(tmp_path / "run", make_config(corpus, *sets))
+    losses = iter([3.0, 1.0, 2.0, 2.5])
+    honest = trainer_module.evaluate
+
+    def scripted(*args: Any, **options: Any) -> EvalRecord:
+        return dataclasses.replace(honest(*args, **options), val_loss=next(losses))
+
+    monkeypatch.setattr(trainer_module, "evaluate", scripted)
+    run(tmp_path / "run", make_config(corpus, *sets))
     kept = {int(path.name[5:]) for path in Checkpoints(tmp_path / "run" / "checkpoints").all()}
-    losses = {r["step"]: r["val_loss"] for r in records(tmp_path / "run") if r["kind"] == "eval"}
-    best = min((step for step in losses if step < 8), key=lambda step: losses[step])
-    assert kept == {3, 6, 7, 8, best}
-    assert summary.steps == 8
+    assert kept == {3, 6, 7, 8, 4}, "step 4 was the best"
+
+
+def test_a_checkpoint_is_taken_when_the_minutes_are_over(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def now() -> float:
+        clock[0] += 1e-3
+        return clock[0]
+
+    monkeypatch.setattr("time.perf_counter", now)
+
+    def tick(_record: StepRecord) -> None:
+        clock[0] += 61.0
+
+    config = make_config(corpus, "train.eval_every=99", "train.checkpoint_every=none", "train.checkpoint_every_min=3.0")
+    run(tmp_path / "run", config, On(tick))
+    steps = [int(path.name[5:]) for path in Checkpoints(tmp_path / "run" / "checkpoints").all()]
+    assert steps == [3, 6, 8], "every third minute, and the end"
+
+
+def test_the_window_of_spikes_is_that_of_the_undisturbed_run(corpus: Path, tmp_path: Path) -> None:
+    sets = ("train.skip_spikes=3.0",)
+    run(tmp_path / "whole", make_config(corpus, *sets))
+    kill(tmp_path / "run", corpus, 5, *sets)
+    run(tmp_path / "run")
+    assert len(json.loads(end(tmp_path / "run")["state.json"])["guard"]["losses"]) == 8
+    assert end(tmp_path / "run") == end(tmp_path / "whole")
+
+
+def test_another_machine_and_another_schedule_are_said(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill(tmp_path / "run", corpus, 5)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    run(tmp_path / "run", sets=("train.max_steps=9",))
+    assert re.search(r"Its threads was \d+, here it is 77: the run goes on, but not to the same bits\.", caplog.text)
+    assert "The schedule is another: the learning rate is" in caplog.text
+
+
+def test_a_staged_run_is_not_made_longer_where_that_moves_its_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = resolve("smollm2-stages", smoke_run=True).config
+    longer = override(stored, ["train.max_steps=600"])
+    with pytest.raises(ConfigError, match=r"train\.max_steps = 600: the run has 300, and data\.stages end at shares"):
+        refuse_changes(stored, longer, steps=270)
+    refuse_changes(stored, stored, steps=270)
+
+
+def test_what_may_change_is_this_and_nothing_else() -> None:
+    """Whatever else is added must be shown to keep the run what it is."""
+    data = {"data.path", "data.cache_dir", "data.on_bad_record"}
+    train = "max_steps micro_batch_size eval_every eval_tokens sample_tokens checkpoint_every checkpoint_every_min"
+    others = "keep_last keep_every skip_spikes max_skipped memory_gib"
+    assert data | {f"train.{name}" for name in (train + " " + others).split()} == MAY_CHANGE
 
 
 def test_what_a_kill_left_is_evaluated(corpus: Path, tmp_path: Path, undisturbed: Path) -> None:
