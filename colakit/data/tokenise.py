@@ -4,7 +4,9 @@ What a kill leaves are finished parts, behind which the next call goes on.
 """
 
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,11 +23,12 @@ from colakit.data.store import Facts, PartState, StoreWriter
 from colakit.data.tokenizer import Tokenizer
 from colakit.errors import DataError
 
-_BATCH_CHARS = 4_000_000
+_BATCH_CHARS = 2_000_000
 """Enough to keep every core busy, little enough to hold: an encoding takes some hundred bytes for each token."""
 _PIECE_CHARS = 1_000_000
 _PART_BYTES = 2**25
 _BATCHES_AHEAD = 2
+_ENCODERS = 2
 
 
 class Progress(NamedTuple):
@@ -184,8 +187,26 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], max_document_mb: float) 
 def _encode_batches(
     batches: Iterable[_Batch], tokenizer: Tokenizer, max_document_mb: float
 ) -> Iterator[tuple[_Batch, _Encoded]]:
-    for batch in batches:
-        yield batch, _encode(tokenizer, [document.text for document in batch.documents], max_document_mb)
+    """Each batch with what it is encoded to: two at once, so that no core waits for the end of a batch.
+
+    A fault in the source is raised behind the batches before it.
+    """
+    fault = None
+    pending: deque[tuple[_Batch, Future[_Encoded]]] = deque()
+    with ThreadPoolExecutor(_ENCODERS) as pool:
+        try:
+            for batch in batches:
+                texts = [document.text for document in batch.documents]
+                pending.append((batch, pool.submit(_encode, tokenizer, texts, max_document_mb)))
+                if len(pending) == _ENCODERS:
+                    done, encoded = pending.popleft()
+                    yield done, encoded.result()
+        except DataError as error:
+            fault = error
+        for done, encoded in pending:
+            yield done, encoded.result()
+    if fault is not None:
+        raise fault
 
 
 def _array(encoding: Encoding) -> NDArray[np.uint32]:
