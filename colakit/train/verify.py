@@ -49,23 +49,23 @@ def verify_resume(config: RunConfig) -> ResumeProof:
         victim = _start(mini, killed, steps)
         _kill_behind(victim, Checkpoints(killed / "checkpoints").path_of(half))
         _wait(_start(mini, killed, steps, resume=half))
-        ends = [Checkpoints(root / "checkpoints").path_of(steps) for root in (whole, killed)]
-        equal = {
-            name: (ends[0] / name).read_bytes() == (ends[1] / name).read_bytes()
-            for name in (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
-        }
-        losses = [_losses(RunFolder(root).metrics) for root in (whole, killed)]
+        equal = compare(whole, killed, steps)
     return ResumeProof(
         preset=config.preset,
         device=str(pick_machine(config)),
         killed_behind=half,
         steps=steps,
-        weights=equal[MODEL_FILE],
-        optimizer=equal[OPTIMIZER_FILE],
-        state=equal[STATE_FILE],
-        losses=losses[0] == losses[1],
+        **equal,
         seconds=time.perf_counter() - started,
     )
+
+
+def compare(one: Path, other: Path, steps: int) -> dict[str, bool]:
+    """What is equal in the checkpoints of `steps` of two run folders, byte for byte, and in the records up to there."""
+    ends = [Checkpoints(RunFolder(root).checkpoints).path_of(steps) for root in (one, other)]
+    files = {"weights": MODEL_FILE, "optimizer": OPTIMIZER_FILE, "state": STATE_FILE}
+    equal = {what: (ends[0] / name).read_bytes() == (ends[1] / name).read_bytes() for what, name in files.items()}
+    return {**equal, "losses": _losses(RunFolder(one).metrics) == _losses(RunFolder(other).metrics)}
 
 
 def _in_miniature(config: RunConfig, half: int) -> RunConfig:
