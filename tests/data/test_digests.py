@@ -118,5 +118,10 @@ def test_sweeping_is_not_disturbed_by_what_vanishes(tmp_path: Path, monkeypatch:
             raise FileNotFoundError(path)
         return honest(path, **options)
 
-    monkeypatch.setattr(Path, "stat", gone)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", gone)
+        sweep(tmp_path, ".part*")
+    old = time.time() - 25 * 3600
+    os.utime(tmp_path / ".part-00000.arrow.77", (old, old))
     sweep(tmp_path, ".part*")
+    assert list(tmp_path.iterdir()) == [], "what is old and there goes"

@@ -199,6 +199,18 @@ def test_a_signal_finishes_the_step_saves_and_summarises(corpus: Path, tmp_path:
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_that_is_ignored_stays_ignored(corpus: Path, tmp_path: Path) -> None:
+    """As nohup has it of a closed terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        recorder = Recorder(on_step=lambda r: os.kill(os.getpid(), signal.SIGHUP) if r.step == 3 else None)
+        summary = run(make_config(corpus), tmp_path / "run", recorder)
+        assert (summary.steps, summary.interrupted) == (6, False)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_signal_in_the_last_step_interrupts_nothing(corpus: Path, tmp_path: Path) -> None:
     recorder = Recorder(on_step=lambda r: os.kill(os.getpid(), signal.SIGINT) if r.step == 6 else None)
     summary = run(make_config(corpus), tmp_path / "run", recorder)
