@@ -23,25 +23,32 @@ class Document:
 
     text: str
     id: str | None = None
+    piece: int | None = None
+    """Which piece it is of a text that its reader cut."""
 
     def hashes(self) -> tuple[int, int]:
         """Of group and text, each uniform in 0 … 2⁶⁴ − 1.
 
         The text's is that of all but its ASCII white space and no-break spaces: equal for copies that differ in line
         ends or layout. The group is the part of `id` before ``#`` where there is one (`book#3` belongs to `book`), else
-        the text again.
+        the text again. A piece is a group by its number, so that it stays one when the text grows. The hashes are
+        multiples of the golden ratio (Knuth, The Art of Computer Programming, vol. 3, section 6.4), spread so evenly
+        that of any n pieces in a row about f · n are below f · 2⁶⁴, and the second piece is below any.
         """
         digest = _digest()
         for start in range(0, len(self.text), _PIECE_CHARS):
             piece = self.text[start : start + _PIECE_CHARS].encode()
             digest.update(piece.translate(None, _ASCII_SPACE).replace(_NO_BREAK_SPACE, b""))
         text = int.from_bytes(digest.digest(), "big")
+        if self.piece is not None:
+            return (self.piece - 1) * _GOLDEN_RATIO % 2**64, text
         group, hash_sign, _ = (self.id or "").partition("#")
         return (hash64(group.encode()) if hash_sign else text), text
 
 
 _digest = partial(hashlib.blake2b, digest_size=8)
 _PIECE_CHARS = 2**20
+_GOLDEN_RATIO = 0x9E3779B97F4A7C15  # its fraction, as a 64-bit number
 _ASCII_SPACE = b" \t\n\r\v\f"
 _NO_BREAK_SPACE = "\u00a0".encode()
 

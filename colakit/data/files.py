@@ -29,6 +29,8 @@ class SourceFile:
     ending: str
     """The member of `ENDINGS` that says how it is read."""
     n_bytes: int
+    is_one_of_many: bool = True
+    """False for the file that the user named itself."""
 
 
 def find_files(pattern: str) -> list[SourceFile]:
@@ -64,7 +66,7 @@ def _named(path: Path) -> SourceFile:
         )
     if ending is None and not looks_like_text(path):
         raise DataError(f"{path} is not plain text. {_SUPPORTED}.")
-    return SourceFile(path, _name(path, path.parent), ending or ".txt", status.st_size)
+    return SourceFile(path, _name(path, path.parent), ending or ".txt", status.st_size, is_one_of_many=False)
 
 
 def _matches(pattern: Path) -> list[SourceFile]:

@@ -23,12 +23,12 @@ def read_txt(path: Path, name: str | None, on_bad: OnBad, meter: Meter) -> Itera
     """The text of `path`, cut so that a part can be held out; the documents joined are the text, nothing left out.
 
     A cut comes before a line with text: after a blank line once there are 8 KiB, after any line once there are
-    16 KiB. `name` makes the ids ``name#0``, ``name#1``, … of one group; without it each document is its own group.
+    16 KiB. With a `name`, the documents are one group of it; without, they are pieces, each a group.
     """
     chunks = _chunks(piece for _, line in read_lines(path, on_bad, meter) for piece in _pieces(line))
     for index, text in enumerate(chunks):
         if text.strip():
-            yield Document(text, None if name is None else f"{name}#{index}")
+            yield Document(text, piece=index) if name is None else Document(text, f"{name}#{index}")
 
 
 def read_jsonl(path: Path, text_field: str, on_bad: OnBad, meter: Meter) -> Iterator[Document]:

@@ -1,6 +1,6 @@
 """The reader of ``data.source = "files"``: local files, each by the reader of its kind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,17 +12,16 @@ from colakit.data.meter import Meter
 from colakit.data.tables import read_parquet
 from colakit.errors import DataError
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Part of the identity: raise it when the same files would give other documents."""
 
 
 class Files:
     """What ``data.path`` names. The list of files is that of the latest `identity`: what is added later is not read."""
 
-    def __init__(self, pattern: str, text_field: str, val_fraction: float, cache: Path) -> None:
+    def __init__(self, pattern: str, text_field: str, cache: Path) -> None:
         self._pattern = pattern
         self._text_field = text_field
-        self._val_fraction = val_fraction
         self._cache = cache
         self._files: list[SourceFile] = []
         self._stamps: dict[Path, tuple[int, ...]] = {}
@@ -40,8 +39,7 @@ class Files:
         """Of names below what was asked for, contents, and how each is read; not of where they lie."""
         self._files = find_files(self._pattern)
         self._stamps = {file.path: _stamp(file.path) for file in self._files}
-        is_cut = self._is_cut()
-        parts = [f"{f.name}\0{f.ending}\0{is_cut(f)}\0{file_digest(f.path, self._cache)}" for f in self._files]
+        parts = [f"{f.name}\0{f.ending}\0{f.is_one_of_many}\0{file_digest(f.path, self._cache)}" for f in self._files]
         return "\n".join([f"files {READER_VERSION} {self._text_field}", *parts])
 
     def check_unchanged(self) -> None:
@@ -59,18 +57,15 @@ class Files:
 
         `on_bad` is told of the bad records behind them alone.
         """
-        is_cut = self._is_cut()
         for number, file in enumerate(self._listed()):
             if number < start[0]:
                 meter.pass_over(file.n_bytes)
                 continue
             n_known = start[1] if number == start[0] else 0
-            for n_read, document in self._behind(n_known, file, is_cut(file), on_bad, meter):
+            for n_read, document in self._behind(n_known, file, on_bad, meter):
                 yield (number, n_read), document
 
-    def _behind(
-        self, n_known: int, file: SourceFile, is_cut: bool, on_bad: OnBad, meter: Meter
-    ) -> Iterator[tuple[int, Document]]:
+    def _behind(self, n_known: int, file: SourceFile, on_bad: OnBad, meter: Meter) -> Iterator[tuple[int, Document]]:
         """The documents of a file behind the first `n_known`, each with how many it makes."""
         n_read = 0
 
@@ -78,7 +73,7 @@ class Files:
             if n_read >= n_known:
                 on_bad(error)
 
-        for document in self._read_file(file, is_cut, on_new, meter):
+        for document in self._read_file(file, on_new, meter):
             n_read += 1
             if n_read > n_known:
                 yield n_read, document
@@ -87,23 +82,16 @@ class Files:
         self._files = self._files or find_files(self._pattern)
         return self._files
 
-    def _read_file(self, file: SourceFile, is_cut: bool, on_bad: OnBad, meter: Meter) -> Iterator[Document]:
+    def _read_file(self, file: SourceFile, on_bad: OnBad, meter: Meter) -> Iterator[Document]:
         if file.ending == ".txt":
-            name = None if is_cut else quote(file.name)  # quoted, since a "#" ends a group's name
+            # One of many is held out as a whole, under its name, quoted since a "#" would end it.
+            name = quote(file.name) if file.is_one_of_many else None
             yield from read_txt(file.path, name, on_bad, meter)
         elif file.ending == ".parquet":
             yield from read_parquet(file.path, self._text_field, on_bad)
             meter.pass_over(file.n_bytes)
         else:
             yield from read_jsonl(file.path, self._text_field, on_bad, meter)
-
-    def _is_cut(self) -> Callable[[SourceFile], bool]:
-        """A .txt file is held out as a whole, but one with more bytes than shall be held out at all is cut.
-
-        So a folder of many texts is split between texts, and a few large ones still hold out about `val_fraction`.
-        """
-        most = self._val_fraction * sum(file.n_bytes for file in self._listed())
-        return lambda file: file.n_bytes > most
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -172,11 +172,11 @@ def _trained_bpe(
         trained_on = [f.n_bytes[side == Side.TRAIN] for f, side in zip(facts, sides, strict=True)]
         n_bytes = sum(int(each.sum()) for each in trained_on)
         log.info(
-            "Preparing data: training a tokenizer of %d tokens on the %d training documents, %s B of text%s …",
+            "Preparing data: training a tokenizer of %d tokens on the %d training documents, %sB of text%s …",
             vocab_size,
             sum(len(each) for each in trained_on),
             human_count(n_bytes),
-            f", of which {human_count(_MOST_TRAINER_BYTES)} B are enough" if n_bytes > _MOST_TRAINER_BYTES else "",
+            f", of which {human_count(_MOST_TRAINER_BYTES)}B are enough" if n_bytes > _MOST_TRAINER_BYTES else "",
         )
         tokenizer = train_bpe(_trainer_texts(sources, facts, sides, n_bytes), vocab_size)
         if tokenizer.n_tokens < vocab_size:

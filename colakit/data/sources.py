@@ -5,7 +5,7 @@ A reader yields raw documents with their positions, so that reading can start ag
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -132,7 +132,7 @@ class Source:
                 tally.short += 1
             elif text.strip() and _is_of_part(document, self.config.part):
                 tally.n_bytes += len(text.encode())
-                yield position, Document(text, document.id)
+                yield position, replace(document, text=text)
 
 
 def _reader(config: SourceConfig, data: DataConfig, cache: Path) -> Reader:
@@ -141,7 +141,7 @@ def _reader(config: SourceConfig, data: DataConfig, cache: Path) -> Reader:
     if config.source == "files":
         if not config.path:
             raise DataError("data.source = 'files' needs data.path. Give --data PATH.")
-        return Files(config.path, config.text_field, data.val_fraction, cache)
+        return Files(config.path, config.text_field, cache)
     return HubReader(config, cache)
 
 

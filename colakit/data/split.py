@@ -1,11 +1,11 @@
-"""Which documents are held out, decided by content: the same document falls on the same side in every run and order.
+"""Which documents are held out: those whose group has a hash, read as a number in [0, 1), below ``val_fraction``.
 
-The hash of a document's group, read as a number in [0, 1), is compared with ``val_fraction``. Sizes matter in two cases
-only: a group of more than half the text is never held out, and where no hash is small enough, one group of at most
-average size is, so that a small corpus has something to evaluate on and n groups hold out at most 1/n of the text.
+Nothing else of a corpus is asked, so that what is held out of it stays so, however the corpus grows. A rule that finds
+something in every small corpus could not keep that; there, a larger ``val_fraction`` is named instead.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import TypeAlias
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 _LOPSIDED_SHARE = 0.2
 _LOPSIDED_FACTOR = 5.0
-_ADVICE = "give a .txt longer than 32 KiB, or several documents"
+_ADVICE = "give one .txt by itself, longer than 32 KiB, or more documents"
 
 
 class Side(IntEnum):
@@ -38,46 +38,42 @@ Sides: TypeAlias = NDArray[np.uint8]
 
 
 def split_sources(facts: Sequence[Facts], val_fraction: float, labels: Sequence[str]) -> list[Sides]:
-    """The sides of the documents of each source. Of a text or group that one holds out, no other trains on a part.
+    """The sides of the documents of each source. A text that one holds out, no other trains on.
 
     Logs a warning where far more or less is held out than asked for. Raises DataError, naming the source, where one of
     its sides would be empty.
     """
-    held_out = [_held_out(source, val_fraction) for source in facts]
-    pairs = list(zip(facts, held_out, strict=True))
-    texts = np.unique(np.concatenate([source.texts[held] for source, held in pairs]))
-    groups = np.unique(np.concatenate([source.groups[held] for source, held in pairs]))
+    held_out = [_is_below(source.groups, val_fraction) for source in facts]
+    texts = np.unique(np.concatenate([source.texts[held] for source, held in zip(facts, held_out, strict=True)]))
     found = []
     for source, held, label in zip(facts, held_out, labels, strict=True):
-        repeats = np.isin(source.texts, texts) | np.isin(source.groups, groups)
-        sides = np.where(repeats, Side.DUPLICATE, Side.TRAIN).astype(np.uint8)
+        sides = np.where(np.isin(source.texts, texts), Side.DUPLICATE, Side.TRAIN).astype(np.uint8)
         sides[held] = Side.HELD_OUT
         _check(source, sides, val_fraction, label)
         found.append(sides)
     return found
 
 
-def _held_out(facts: Facts, val_fraction: float) -> NDArray[np.bool_]:
-    """[N] whether each document is of a held-out group."""
-    groups, of_document = np.unique(facts.groups, return_inverse=True)
-    if len(groups) == 0:
-        return np.zeros(0, dtype=bool)
-    sizes = np.bincount(of_document, weights=facts.n_bytes)
-    total = sizes.sum()
-    chosen = (groups < np.uint64(min(2**64 - 1, int(val_fraction * 2**64)))) & (2 * sizes <= total)
-    if not chosen.any():
-        # For want of a smaller hash; a document that is added later may have it, and take this one's place.
-        chosen[int(np.argmax(sizes * len(groups) <= total))] = True  # the smallest hash of those
-    return np.asarray(chosen[of_document])
+def _is_below(groups: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
+    return groups < np.uint64(min(2**64 - 1, int(fraction * 2**64)))
 
 
 def _check(facts: Facts, sides: Sides, val_fraction: float, label: str) -> None:
     n_held_out, n_dropped = (int((sides == side).sum()) for side in (Side.HELD_OUT, Side.DUPLICATE))
-    if len(np.unique(facts.groups)) < 2:
+    n_groups = len(np.unique(facts.groups))
+    if n_groups < 2:
         raise DataError(
-            f"{label} holds too little text to hold some out: {_ADVICE}. It is one group of "
-            f"{n_held_out} document(s), and a group is never divided; ids such as 'book#1' and 'book#2' "
-            "are one group, and so are equal texts."
+            f"{label} holds too little text to hold some out: {_ADVICE}. Its {len(sides)} document(s) are one group, "
+            "which is never divided; so are ids such as 'book#1' and 'book#2', the text of one .txt among several, and "
+            "equal texts."
+        )
+    if not n_held_out:
+        fraction = _least_fraction(facts.groups)
+        would = facts.n_bytes[_is_below(facts.groups, fraction)]
+        raise DataError(
+            f"{label}: none of its {n_groups} groups of documents has a hash below data.val_fraction = "
+            f"{val_fraction:g}, so that nothing is held out to evaluate on. Use --set data.val_fraction={fraction}, "
+            f"which holds out {human_count(would.sum())}B of {human_count(facts.n_bytes.sum())}B; or {_ADVICE}."
         )
     if not (sides == Side.TRAIN).any():
         raise DataError(
@@ -86,8 +82,7 @@ def _check(facts: Facts, sides: Sides, val_fraction: float, label: str) -> None:
         )
     if n_dropped > _LOPSIDED_SHARE * len(sides):
         log.warning(
-            "%s: %d of %d documents are dropped: their text, or the name of their group (what is before # in an id), "
-            "is among what is held out.",
+            "%s: %d of %d documents are dropped: their text is among what is held out.",
             label,
             n_dropped,
             len(sides),
@@ -97,7 +92,7 @@ def _check(facts: Facts, sides: Sides, val_fraction: float, label: str) -> None:
     is_little = _LOPSIDED_FACTOR * held_out_bytes < val_fraction * text_bytes
     if is_much or is_little:
         log.warning(
-            "%s: %s B of %s B of text are held out, though data.val_fraction is %g: there are few documents, or large "
+            "%s: %sB of %sB of text are held out, though data.val_fraction is %g: there are few documents, or large "
             "groups of them. %s.",
             label,
             human_count(held_out_bytes),
@@ -105,3 +100,10 @@ def _check(facts: Facts, sides: Sides, val_fraction: float, label: str) -> None:
             val_fraction,
             "Raise it" if is_little else "Give more, or ids that make smaller groups",
         )
+
+
+def _least_fraction(groups: NDArray[np.uint64]) -> float:
+    """The smallest number of few decimals that holds out some of `groups` and not all."""
+    least = int(groups.min()) / 2**64
+    fractions = (math.ceil(least * 10.0**decimals) / 10.0**decimals for decimals in range(2, 17))
+    return next(f for f in fractions if 0 < np.count_nonzero(_is_below(groups, f)) < len(groups))

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -132,6 +133,18 @@ def test_a_text_without_any_end_of_words_is_cut_at_the_size() -> None:
     assert list(pieces("", 4)) == [""]
     far = " " + "x" * 200_000
     assert [len(piece) for piece in pieces(far, 100_000)] == [100_000, 100_000, 1], "64 Ki characters are looked at"
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.04, 0.3])
+def test_pieces_are_held_out_evenly_and_by_number(fraction: float) -> None:
+    groups = [Document(f"text {i}", piece=i).hashes()[0] for i in range(5000)]
+    assert len(set(groups)) == 5000
+    assert groups[1] == 0, "the second is held out, at whatever fraction"
+    below = np.array(groups) < np.uint64(fraction * 2**64)
+    for n in (10, 100, 1000):
+        counts = np.convolve(below, np.ones(n), mode="valid")
+        assert np.abs(counts - fraction * n).max() < 2.5
+    assert Document("a b", piece=7).hashes() == (groups[7], hash64(b"ab"))
 
 
 def test_hashes_are_of_group_and_text_but_for_its_layout() -> None:

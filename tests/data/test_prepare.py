@@ -86,7 +86,7 @@ def test_the_blocks_hold_every_document_once_in_order(tmp_path: Path) -> None:
 
 
 def test_a_prompt_does_not_end_inside_a_character(tmp_path: Path) -> None:
-    config = corpus(tmp_path / "c", [f"{i:03}" + "é" * 50 for i in range(9)])
+    config = corpus(tmp_path / "c", [f"{i:03}" + "é" * 50 for i in range(20)])
     data = run(config, seq_len=80, vocab_size=257)  # a token is a byte, so the 64th is half an é
     assert data.prompt_text[3:] == "é" * 30
 
@@ -121,7 +121,7 @@ def test_work_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     first, fewer, second, third = (record.getMessage() for record in caplog.records)
     n_train = run(config).describe()["documents"]
     assert n_train < 20
-    text = f"on the {n_train} training documents, {n_train / 10:.2g}k B of text …"
+    text = f"on the {n_train} training documents, {n_train / 10:.2g}kB of text …"
     assert first == f"Preparing data: training a tokenizer of 300 tokens {text}"
     n_tokens = run(config).tokenizer.n_tokens
     advice = f"Set model.vocab_size={n_tokens}."
@@ -131,10 +131,10 @@ def test_work_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_the_fingerprint_knows_what_the_blocks_depend_on_and_nothing_else(tmp_path: Path) -> None:
-    base = corpus(tmp_path / "c")
+    base = corpus(tmp_path / "c").model_copy(update={"val_fraction": 0.2})
     first = run(base)
     run(base).tokenizer.save(tmp_path / "tokenizer")
-    same = corpus(tmp_path / "elsewhere")
+    same = base.model_copy(update={"path": corpus(tmp_path / "elsewhere").path})
     assert run(same).fingerprint == first.fingerprint
     by_path = same.model_copy(update={"tokenizer": str(tmp_path / "tokenizer")})
     assert run(by_path, vocab_size=999).fingerprint == first.fingerprint
@@ -148,8 +148,9 @@ def test_the_fingerprint_knows_what_the_blocks_depend_on_and_nothing_else(tmp_pa
         {"part": "1/2"},
         {"max_document_mb": 1.0},
     ]
+    other = corpus(tmp_path / "text", [*texts()[:-1], "another text"])
     others = {
-        run(corpus(tmp_path / "text", [*texts()[:-1], "another text"])).fingerprint,
+        run(base.model_copy(update={"path": other.path})).fingerprint,
         run(base, seq_len=17).fingerprint,
         run(base, vocab_size=299).fingerprint,
         *(run(base.model_copy(update=change)).fingerprint for change in changes),
@@ -268,7 +269,7 @@ def test_a_tiny_file_is_told_what_is_needed(tmp_path: Path) -> None:
     config = DataConfig(source="files", path=str(path), cache_dir=str(tmp_path / "cache"))
     path.write_text("hello\n")
     with pytest.raises(
-        DataError, match=r"tiny\.txt holds too little text to hold some out: give a \.txt longer than 32"
+        DataError, match=r"tiny\.txt holds too little text to hold some out: give one \.txt by itself, longer than 32"
     ):
         run(config)
     for text in ("".join(f"{i} " for i in range(9000)), "".join(f"line {i} of many\n" for i in range(2000))):
@@ -276,19 +277,26 @@ def test_a_tiny_file_is_told_what_is_needed(tmp_path: Path) -> None:
         assert run(config).describe()["held_out_documents"] == 1
 
 
-def test_a_large_and_a_small_file_are_held_out_in_proportion(tmp_path: Path) -> None:
-    """The small one's hash decided between the two: 98.7 % of the text were held out where 1 % was asked for."""
-    for name in range(12):
-        folder = tmp_path / str(name)
-        folder.mkdir()
-        (folder / f"a{name}.txt").write_text("".join(f"{i} words in a line\n" for i in range(4500)))
-        (folder / f"b{name}.txt").write_text("".join(f"{i} other lines\n" for i in range(200)))
-        counts = run(DataConfig(source="files", path=str(folder), cache_dir=str(tmp_path / "cache"))).describe()
-        assert counts["held_out_tokens"] < 0.2 * counts["train_tokens"]
+def test_a_txt_that_grows_keeps_held_out_what_was_held_out(tmp_path: Path) -> None:
+    """Its last piece grows too, and stays on its side."""
+    path = tmp_path / "log.txt"
+    lines = [f"line {i} of a log that is never complete\n" for i in range(40_000)]
+    config = DataConfig(source="files", path=str(path), cache_dir=str(tmp_path / "cache"), val_fraction=0.05)
+    config = config.model_copy(update={"tokenizer": str(tmp_path / "tokenizer")})
+    prepare_module.train_bpe(lines[:99], 300).save(tmp_path / "tokenizer")
+    held: list[set[str]] = []
+    for n_lines in (2_000, 3_000, 3_001, 20_000, 40_000):
+        path.write_text("".join(lines[:n_lines]))
+        data = run(config)
+        held.append({line for text in documents_of(data, data.held_out) for line in text.splitlines()})
+        trained = {line for text in documents_of(data, train(data)) for line in text.splitlines()}
+        assert len(held[-1] | trained) == n_lines == len(held[-1]) + len(trained)
+        assert len(held) == 1 or held[-2] <= held[-1]
+    assert 0.03 < len(held[-1]) / len(lines) < 0.07
 
 
 def test_text_that_does_not_fill_a_sequence_is_refused(tmp_path: Path) -> None:
-    config = corpus(tmp_path / "c", ["a", "b", "c"])
+    config = corpus(tmp_path / "c", ["a", "b", "c"]).model_copy(update={"val_fraction": 0.22})
     with pytest.raises(DataError, match=r"has 4 tokens, but one sequence takes 5 .*Lower model\.seq_len"):
         run(config, seq_len=4)
     assert len(train(run(config, seq_len=3))) == 1
@@ -420,7 +428,7 @@ def test_what_one_source_holds_out_no_source_trains_on(tmp_path: Path) -> None:
 
 
 def test_parts_of_a_corpus_are_disjoint_and_all_of_it(tmp_path: Path) -> None:
-    config = corpus(tmp_path / "c")
+    config = corpus(tmp_path / "c").model_copy(update={"val_fraction": 0.2})
     seen: list[str] = []
     for i in (1, 2, 3):
         data = run(config.model_copy(update={"part": f"{i}/3"}))
@@ -430,7 +438,7 @@ def test_parts_of_a_corpus_are_disjoint_and_all_of_it(tmp_path: Path) -> None:
 
 def test_no_more_text_is_read_than_asked_for(tmp_path: Path) -> None:
     config = corpus(tmp_path / "c")
-    counts = run(config.model_copy(update={"max_mb": 0.005})).describe()
+    counts = run(config.model_copy(update={"max_mb": 0.005, "val_fraction": 0.2})).describe()
     assert 5000 <= counts["text_bytes"] < 5000 + max(len(text.encode()) for text in texts())
 
 

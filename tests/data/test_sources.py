@@ -60,7 +60,7 @@ def test_jsonl_texts_and_ids(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_is_taken_off(tmp_path: Path) -> None:
-    assert read(write(tmp_path / "a.txt", b"\xef\xbb\xbfhello\n")) == [Document("hello\n", None)]
+    assert read(write(tmp_path / "a.txt", b"\xef\xbb\xbfhello\n")) == [Document("hello\n", piece=0)]
     assert read(write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "a"}')) == [Document("a", None)]
 
 
@@ -85,19 +85,15 @@ def test_a_glob_matches_at_any_depth(tmp_path: Path, monkeypatch: pytest.MonkeyP
 PARAGRAPHS = "word " * 1000 + "\n\n"  # two of them fill a document
 
 
-def test_a_txt_file_larger_than_what_is_held_out_is_cut_the_others_are_whole(tmp_path: Path) -> None:
+def test_a_txt_by_itself_is_cut_into_pieces_and_each_of_several_is_whole(tmp_path: Path) -> None:
     one = read(write(tmp_path / "one" / "a.txt", PARAGRAPHS * 6))
-    assert len(one) == 3
-    assert {document.id for document in one} == {None}
-    write(tmp_path / "few" / "a.txt", PARAGRAPHS * 6)
-    write(tmp_path / "few" / "sub" / "b.txt", "b")
-    few = read(tmp_path / "few")
-    assert [document.id for document in few] == [None, None, None, "sub/b.txt#0"]
-    for index in range(200):
-        write(tmp_path / "many" / f"{index:03}.txt", PARAGRAPHS * 3)
-    many = read(tmp_path / "many")
-    assert [document.id for document in many[:3]] == ["000.txt#0", "000.txt#1", "001.txt#0"]
-    assert len({document.hashes()[0] for document in many}) == 200
+    assert [(document.id, document.piece) for document in one] == [(None, 0), (None, 1), (None, 2)]
+    for folder in (tmp_path / "one", f"{tmp_path}/one/*.txt"):
+        assert [document.id for document in read(folder)] == ["a.txt#0", "a.txt#1", "a.txt#2"]
+    write(tmp_path / "one" / "sub" / "b.txt", "b")
+    more = read(tmp_path / "one")
+    assert [document.id for document in more] == ["a.txt#0", "a.txt#1", "a.txt#2", "sub/b.txt#0"]
+    assert len({document.hashes()[0] for document in more}) == 2
 
 
 def test_files_that_differ_behind_a_hash_sign_are_two_groups(tmp_path: Path) -> None:
@@ -377,8 +373,10 @@ def test_identity_is_of_names_contents_and_choices_not_of_places(tmp_path: Path)
     changed = {source(tmp_path / "two").identity()}
     for options in ({"text_field": "body"}, {"part": "1/2"}, {"max_mb": 1.0}, {"min_words": 1}, {"remove_urls": True}):
         changed.add(source(tmp_path / "one", **options).identity())
-    changed.add(source(tmp_path / "one", val_fraction=0.99).identity())
-    assert len(changed | {one}) == 8, "val_fraction decides whether c.txt is cut"
+    assert len(changed | {one}) == 7
+    assert source(tmp_path / "one", val_fraction=0.99).identity() == one
+    by_itself = write(tmp_path / "three" / "a.txt", "text")
+    assert source(by_itself).identity() != source(by_itself.parent).identity(), "cut into pieces, and not"
 
 
 def test_an_empty_file_among_others_is_a_bad_record(tmp_path: Path) -> None:

@@ -293,7 +293,9 @@ def test_one_giant_line_is_read_and_costs_little_memory(tmp_path: Path, ending: 
     (tmp_path / "c").mkdir()
     giant = json.dumps({"text": text}, ensure_ascii=False) + "\n" if ending == "jsonl" else text
     (tmp_path / "c" / f"a.{ending}").write_text(giant)
-    (tmp_path / "c" / "b.jsonl").write_text("".join(json.dumps({"text": f"text {i} of all"}) + "\n" for i in range(50)))
+    (tmp_path / "c" / "b.jsonl").write_text(
+        "".join(json.dumps({"text": f"text {i} of all"}) + "\n" for i in range(500))
+    )
     prepare_module.train_bpe([text[:9999]], 400).save(tmp_path / "t")
     config = DataConfig(source="files", path=str(tmp_path / "c"), tokenizer=str(tmp_path / "t"), max_document_mb=0.5)
     config = config.model_copy(update={"cache_dir": str(tmp_path / "cache")})

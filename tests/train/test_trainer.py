@@ -324,7 +324,7 @@ def test_a_folder_with_something_in_it_is_refused(corpus: Path, tmp_path: Path) 
         ('{"text": "one document alone is nothing to hold out from"}', (), "too little text to hold some out"),
         ("not json", (), "line 1"),
         ('{"id": 1}', (), "text"),
-        ("\n".join(json.dumps({"text": f"short {i}"}) for i in range(9)), ("model.seq_len=4096",), "seq_len"),
+        ("\n".join(json.dumps({"text": f"short {i}"}) for i in range(40)), ("model.seq_len=4096",), "seq_len"),
     ],
 )
 def test_bad_data_leaves_no_run_folder(tmp_path: Path, text: str, sets: tuple[str, ...], message: str) -> None:
