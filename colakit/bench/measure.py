@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 
-from colakit.build import Machine, build_model, build_optimizer, pick_machine
+from colakit.build import Machine, build_model, pick_machine
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
 from colakit.records import BenchRecord, OptimizerPart
@@ -91,9 +91,7 @@ def _empty_record(config: RunConfig, machine: Machine, steps: int) -> BenchRecor
 
 def _time_steps(config: RunConfig, machine: Machine, steps: int) -> tuple[list[float], int, tuple[OptimizerPart, ...]]:
     """Seconds of each step, how many made no update, and what the optimizer's parts cost."""
-    model = build_model(config, machine).train()
-    optimizer = build_optimizer(model, config.optim)
-    step = TrainStep(model, optimizer, machine, lr_at=lambda _: config.optim.lr, grad_clip=config.optim.grad_clip)
+    step = TrainStep.of(config, build_model(config, machine).train(), machine)
     batches = _random_batches(config)
     times, skipped = [], 0
     for i in range(WARMUP_STEPS + steps):
@@ -102,7 +100,7 @@ def _time_steps(config: RunConfig, machine: Machine, steps: int) -> tuple[list[f
         if machine.device.type == "cuda":
             torch.cuda.synchronize(machine.device)  # the optimizer's kernels run on after the step's sync
         times.append(time.perf_counter() - started)
-    return times[WARMUP_STEPS:], skipped, optimizer.costs(last=steps)
+    return times[WARMUP_STEPS:], skipped, step.optimizer.costs(last=steps)
 
 
 def _random_batches(config: RunConfig) -> list[Batch]:

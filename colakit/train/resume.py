@@ -1,6 +1,7 @@
 """From a run folder or one of its checkpoints to what a `Trainer` needs to go on."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,11 @@ from colakit.checkpoint.folders import Checkpoints, step_of, verify
 from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
 from colakit.errors import CheckpointError, ConfigError, Problem, RunError
-from colakit.train.runs import RunFolder
+from colakit.train.metrics import trim
+from colakit.train.runs import RunFolder, write_json
 from colakit.train.totals import Totals
+
+log = logging.getLogger(__name__)
 
 STATE_FILE = "state.json"
 """What the next step depends on, besides weights and optimizer: it is the same whenever and wherever it is reached."""
@@ -75,6 +79,18 @@ def plan_resumption(path: Path, change: Callable[[RunConfig], RunConfig]) -> Res
     except BaseException:
         folder.lock.release()
         raise
+
+
+def reopen(resume: Resumption) -> None:
+    """Put the run's folder back to where it was after the checkpoint's step."""
+    folder, steps = resume.folder, resume.totals.steps
+    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints.sweep()
+    for path in checkpoints.abandon_behind(steps):
+        log.warning("Going on from step %d: a later checkpoint is %s from now on.", steps, path.name)
+    trim(folder.metrics, steps)
+    folder.summary.unlink(missing_ok=True)
+    write_json(folder.config, resume.config.model_dump())
 
 
 def refuse_changes(stored: RunConfig, wanted: RunConfig, *, steps: int) -> None:

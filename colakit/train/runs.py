@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
-from colakit.errors import CheckpointError, RunError
+from colakit.errors import CheckpointError, DataError, RunError
 from colakit.records import to_json
 from colakit.train.lock import RunLock
 
@@ -180,6 +180,15 @@ def _claim(out: Path | None, preset: str) -> RunFolder:
             raise RunError(f"{root}: cannot be made ({error.strerror}). Give another --out.") from None
         else:
             return folder
+
+
+def check_same_data(folder: RunFolder, then: str, now: str) -> None:
+    """Raise DataError where the fingerprint `now` is not what the run saw `then`."""
+    if then != now:
+        raise DataError(
+            f"{folder.root}: the data has changed since this run (fingerprint {then} then, {now} now). Put the same "
+            "files, or the same Python version for stdlib, back."
+        )
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:  # Any: JSON values

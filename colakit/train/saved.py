@@ -8,12 +8,11 @@ from colakit.build import build_model, pick_machine
 from colakit.checkpoint.folders import Checkpoints, step_of, verify
 from colakit.checkpoint.model_file import load_model
 from colakit.config.schema import RunConfig
-from colakit.data.loader import held_out_batches
 from colakit.data.prepare import prepare
-from colakit.errors import CheckpointError, DataError
-from colakit.evaluate.loss import evaluate
+from colakit.errors import CheckpointError
 from colakit.records import EvalRecord
-from colakit.train.runs import RunFolder
+from colakit.train.held_out import HeldOut
+from colakit.train.runs import RunFolder, check_same_data
 
 
 def evaluate_run(root: Path) -> EvalRecord:
@@ -34,19 +33,8 @@ def evaluate_run(root: Path) -> EvalRecord:
     model = build_model(config, machine)
     load_model(model, newest)
     data = prepare(config.data, seq_len=config.model.seq_len, vocab_size=config.model.vocab_size)
-    if data.fingerprint != fingerprint:
-        raise DataError(
-            f"{root}: the data has changed since this run (fingerprint {fingerprint} then, {data.fingerprint} now), so "
-            "its held-out split cannot be evaluated. Put the same files, or the same Python version for stdlib, back."
-        )
-    train = config.train
-    batches = held_out_batches(
-        data.held_out,
-        batch_size=train.effective_micro_batch_size,
-        max_tokens=train.eval_tokens,
-        isolate_eot=data.isolate_eot,
-    )
-    return evaluate(model, batches, machine, data.tokenizer.token_bytes, step=steps)
+    check_same_data(folder, fingerprint, data.fingerprint)
+    return HeldOut(model, data, machine, config.train).evaluate(steps)
 
 
 def _for_this_machine(folder: RunFolder) -> RunConfig:

@@ -5,16 +5,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
 
-from colakit.build import Machine
+from colakit.build import Machine, build_optimizer
+from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
 from colakit.loss import IGNORE, loss_sums
 from colakit.model.documents import Documents
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer
+from colakit.optim.schedule import learning_rate
 from colakit.train.guard import Guard, Reason
 
 
@@ -44,6 +47,20 @@ class TrainStep:
     guard: Guard = field(default_factory=Guard)
     is_updating: bool = False
     """Whether an update was begun and has not ended: some weights are those of the next step."""
+
+    @classmethod
+    def of(cls, config: RunConfig, model: LM, machine: Machine) -> "TrainStep":
+        """The step of a run: with its optimizer, schedule, clipping and guard."""
+        optim, train = config.optim, config.train
+        lr_at = partial(
+            learning_rate,
+            peak=optim.lr,
+            warmup_steps=optim.warmup_steps,
+            max_steps=train.max_steps,
+            min_frac=optim.min_lr_frac,
+        )
+        guard = Guard(train.skip_spikes)
+        return cls(model, build_optimizer(model, optim), machine, lr_at=lr_at, grad_clip=optim.grad_clip, guard=guard)
 
     def __call__(self, step: int, micro_batches: Sequence[Batch]) -> StepResult:
         """Accumulate the gradients of `micro_batches` and update.

@@ -1,12 +1,10 @@
 """A training run from a resolved configuration to its summary. `Trainer.fit` reads like a table of contents."""
 
-import errno
 import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +14,39 @@ from colakit.build import (
     Machine,
     build_loader,
     build_model,
-    build_optimizer,
     build_schedule,
     deterministic,
     pick_machine,
 )
 from colakit.checkpoint import rng
-from colakit.checkpoint.folders import Checkpoints, step_of
+from colakit.checkpoint.folders import Checkpoints
 from colakit.checkpoint.model_file import MODEL_FILE, load_model, load_optimizer
 from colakit.config.schema import RunConfig
 from colakit.data.ahead import ahead
-from colakit.data.loader import Batch, TrainLoader, held_out_batches
+from colakit.data.loader import Batch, TrainLoader
 from colakit.data.prepare import check_sources, prepare
 from colakit.data.tokenise import Watch, unwatched
-from colakit.errors import DataError, RunError
-from colakit.evaluate.generate import generate
-from colakit.evaluate.loss import byte_lengths, count_bytes, evaluate, gzip_bits_per_byte
+from colakit.errors import RunError
+from colakit.evaluate.loss import byte_lengths, count_bytes
 from colakit.model.lm import LM
-from colakit.optim.schedule import learning_rate
 from colakit.records import EvalRecord, RunSummary, StepRecord
 from colakit.train.diagnosis import first_bad_layer
-from colakit.train.guard import Guard
-from colakit.train.memory import memory_budget, out_of_memory_advice
-from colakit.train.metrics import last_records, trim
-from colakit.train.resume import CONFIG_FILE, ENVIRONMENT_FILE, STATE_FILE, TOTALS_FILE, Resumption
-from colakit.train.runs import RunFolder, create_run, describe_environment, plan_run_folder, write_json
+from colakit.train.faults import describe_fault, how_to_go_on, is_expected
+from colakit.train.held_out import HeldOut
+from colakit.train.memory import memory_budget
+from colakit.train.metrics import last_records
+from colakit.train.resume import CONFIG_FILE, ENVIRONMENT_FILE, STATE_FILE, TOTALS_FILE, Resumption, reopen
+from colakit.train.runs import RunFolder, check_same_data, create_run, describe_environment, plan_run_folder, write_json
 from colakit.train.saver import Saver
 from colakit.train.signals import StopFlag, stop_on_signal
 from colakit.train.sinks import Sink
-from colakit.train.step import StepResult, TrainStep, is_out_of_memory
+from colakit.train.step import StepResult, TrainStep
 from colakit.train.totals import Totals
 from colakit.units import NATS_PER_BIT
 
 log = logging.getLogger(__name__)
 
-PROMPT_TOKENS = 32
 _STEPS_AHEAD = 2
-SAMPLE_TEMPERATURE = 0.8
 
 
 class Trainer:
@@ -85,7 +79,8 @@ class Trainer:
             self.data = prepare(config.data, seq_len=model.seq_len, vocab_size=model.vocab_size, watch=watch)
             self.byte_lengths = byte_lengths(self.data.tokenizer.token_bytes)
             self.model: LM = build_model(config, self.machine)
-            self.step = self._train_step()
+            self.held_out = HeldOut(self.model, self.data, self.machine, config.train)
+            self.step = TrainStep.of(config, self.model, self.machine)
             self.loader: TrainLoader = build_loader(config, self.data)
             self.schedule = build_schedule(config)
             self.totals = Totals()
@@ -124,7 +119,7 @@ class Trainer:
                 write_json(self.folder.summary, summary.to_dict())
         except KeyboardInterrupt:
             self._saver.close()
-            log.warning("Stopped at once. %s", self._how_to_go_on())
+            log.warning("Stopped at once. %s", how_to_go_on(self.folder))
             raise
         finally:
             self._saver.close()
@@ -139,38 +134,31 @@ class Trainer:
             log.warning("The last records in %s cannot be written: %s.", self.folder.root, error.strerror or error)
 
     def _take_up(self, resume: Resumption, sinks: Callable[[RunFolder], Sink]) -> Sink:
-        """Put everything back where it was behind the checkpoint's step, what is in the run's folder too."""
-        state, folder = resume.state, resume.folder
-        if state["data"]["fingerprint"] != self.data.fingerprint:
-            raise DataError(
-                f"{folder.root}: the data has changed since this run (fingerprint {state['data']['fingerprint']} then, "
-                f"{self.data.fingerprint} now). Put the same files, or the same Python version for stdlib, back."
-            )
+        """Put everything back where it was after the checkpoint's step, what is in the run's folder too."""
+        state = resume.state
+        check_same_data(resume.folder, state["data"]["fingerprint"], self.data.fingerprint)
         load_model(self.model, resume.checkpoint)
         load_optimizer(self.step.optimizer, resume.checkpoint)
         self.step.guard.load_state_dict(state["guard"])
         self.totals = resume.totals
         self._rng = state["rng"]
-        for name, now in self._machine_state().items():
-            if state["machine"].get(name) != now:
-                told = f"Its {name} was {state['machine'].get(name)}, here it is {now}"
-                log.warning("%s: the run goes on, but not to the same bits.", told)
-        for name in state["data"]["not_replayable"]:
-            log.warning("The source %s is not pinned to a commit: what is read is what was prepared here.", name)
-        checkpoints = Checkpoints(folder.checkpoints)
-        checkpoints.sweep()
-        for path in checkpoints.abandon_behind(self.totals.steps):
-            log.warning("Going on from step %d: a later checkpoint is %s from now on.", self.totals.steps, path.name)
-        trim(folder.metrics, self.totals.steps)
-        folder.summary.unlink(missing_ok=True)
-        write_json(folder.config, self.config.model_dump())
-        for record in last_records(folder.metrics):
+        self._warn_of_differences(state)
+        reopen(resume)
+        for record in last_records(resume.folder.metrics):
             if isinstance(record, EvalRecord) and record.step == self.totals.steps:
                 self.totals.note(record)
-        log.info("Going on behind step %d of %d.", self.totals.steps, self.config.train.max_steps)
+        log.info("Going on after step %d of %d.", self.totals.steps, self.config.train.max_steps)
+        return sinks(resume.folder)
+
+    def _warn_of_differences(self, state: dict[str, Any]) -> None:  # Any: JSON values
+        """Log what makes the rest of the run another than it would have been."""
+        for name, now in self._machine_state().items():
+            if (then := state["machine"].get(name)) != now:
+                log.warning("Its %s was %s, here it is %s: the run goes on, but not to the same bits.", name, then, now)
+        for name in state["data"]["not_replayable"]:
+            log.warning("The source %s is not pinned to a commit: what is read is what was prepared here.", name)
         if (lr := self.step.lr_at(self.totals.steps)) != state["lr"]:
             log.warning("The schedule is another: the learning rate is %.3g from here, not %.3g.", lr, state["lr"])
-        return sinks(folder)
 
     @contextmanager
     def _saved_on_failure(self) -> Iterator[None]:
@@ -178,16 +166,10 @@ class Trainer:
         try:
             yield
         except (OSError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, OSError) and not is_out_of_memory(error):
+            if not is_expected(error):
                 raise
-            raise RunError(f"{self._failure(error)} {self._rescue()}") from error
-
-    def _failure(self, error: BaseException) -> str:
-        if isinstance(error, OSError):
-            is_full = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            advice = "Free some space there." if is_full else "Mend that first."
-            return f"{self.folder.root} cannot be written: {error.strerror or error}. {advice}"
-        return f"Out of memory at step {self.totals.steps + 1}, {out_of_memory_advice(self.config)}"
+            told = describe_fault(error, self.folder, self.config, self.totals.steps + 1)
+            raise RunError(f"{told} {self._rescue()}") from error
 
     def _rescue(self) -> str:
         """Save what there is, and say where it is."""
@@ -206,13 +188,7 @@ class Trainer:
             self._saver.wait()
         except (OSError, MemoryError, RuntimeError) as error:
             log.warning("Step %d is not saved: %s.", self.totals.steps, error)
-        return self._how_to_go_on()
-
-    def _how_to_go_on(self) -> str:
-        newest = Checkpoints(self.folder.checkpoints).newest()
-        if newest is None:
-            return "There is no checkpoint."
-        return f"`colakit train --resume {self.folder.root}` goes on behind step {step_of(newest)}."
+        return how_to_go_on(self.folder)
 
     def _loop(self, stop: StopFlag) -> bool:
         """Train; True where a signal ended it early."""
@@ -367,7 +343,7 @@ class Trainer:
             self._saver.wait()
             raise RunError(
                 f"Step {self.totals.steps}: {n_skipped} updates in a row were left out, the last one: {reason}. "
-                f"{self._how_to_go_on()} Where it fails again, start anew with a lower optim.lr."
+                f"{how_to_go_on(self.folder)} Where it fails again, start anew with a lower optim.lr."
             )
 
     def _bits_per_byte(self, result: StepResult, batches: Sequence[Batch]) -> float | None:
@@ -376,55 +352,10 @@ class Trainer:
         text_bytes = sum(count_bytes(batch.targets, self.byte_lengths) for batch in batches)
         return result.loss * result.tokens / NATS_PER_BIT / text_bytes if text_bytes else None
 
-    def _held_out(self) -> Iterator[Batch]:
-        train = self.config.train
-        return held_out_batches(
-            self.data.held_out,
-            batch_size=train.effective_micro_batch_size,
-            max_tokens=train.eval_tokens,
-            isolate_eot=self.data.isolate_eot,
-        )
-
     def _evaluate(self) -> None:
-        token_bytes = self.data.tokenizer.token_bytes
-        record = evaluate(self.model, self._held_out(), self.machine, token_bytes, step=self.totals.steps)
+        record = self.held_out.evaluate(self.totals.steps)
         self.totals.note(record)
         self.sinks.evaluation(record)
-
-    def _train_step(self) -> TrainStep:
-        optim, train = self.config.optim, self.config.train
-        return TrainStep(
-            model=self.model,
-            optimizer=build_optimizer(self.model, optim),
-            machine=self.machine,
-            lr_at=partial(
-                learning_rate,
-                peak=optim.lr,
-                warmup_steps=optim.warmup_steps,
-                max_steps=train.max_steps,
-                min_frac=optim.min_lr_frac,
-            ),
-            grad_clip=optim.grad_clip,
-            guard=Guard(train.skip_spikes),
-        )
-
-    def _sample(self) -> tuple[str, str]:
-        """The beginning of a held-out document, and how the model goes on."""
-        tokenizer = self.data.tokenizer
-        # A document without a token to show is continued from its start, which follows an end-of-text token.
-        prompt = tokenizer.encode_batch([self.data.prompt_text])[0][:PROMPT_TOKENS] or [tokenizer.eot_id]
-        ids = generate(
-            self.model,
-            prompt,
-            self.config.train.sample_tokens,
-            self.machine,
-            n_ids=tokenizer.n_tokens,
-            temperature=SAMPLE_TEMPERATURE,
-            seed=self.config.train.seed,
-        )
-        if len(ids) < self.config.train.sample_tokens:
-            log.warning("The sample ends early: the model's outputs are not finite. Try a lower optim.lr.")
-        return tokenizer.decode(prompt), tokenizer.decode(ids)
 
     def _summarise(self, *, interrupted: bool) -> RunSummary:
         totals, final = self.totals, self.totals.evaluation
@@ -432,7 +363,7 @@ class Trainer:
         assert totals.first_loss is not None
         assert totals.last_loss is not None
         train_s = self._trained_before_s + time.perf_counter() - self._started
-        prompt, sample = self._sample()
+        prompt, sample = self.held_out.sample()
         steps_s = totals.step_ms / 1000.0
         return RunSummary(
             preset=self.config.preset,
@@ -443,7 +374,7 @@ class Trainer:
             last_loss=totals.last_loss,
             val_loss=final.val_loss,
             bits_per_byte=final.bits_per_byte,
-            gzip_bits_per_byte=gzip_bits_per_byte(self._held_out(), self.data.tokenizer.token_bytes),
+            gzip_bits_per_byte=self.held_out.gzip_bits_per_byte(),
             accuracy=final.accuracy,
             tokens_seen=totals.tokens,
             nan_count=totals.skipped,

@@ -81,7 +81,7 @@ def _in_miniature(config: RunConfig, half: int) -> RunConfig:
 
 
 def _start(config: RunConfig, root: Path, steps: int, *, resume: int | None = None) -> BaseProcess:
-    """A process that trains in `root` until behind step `steps`."""
+    """A process that trains in `root` until after step `steps`."""
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_train, args=(config.model_dump_json(), str(root), steps, resume))
     process.start()

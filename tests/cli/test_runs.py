@@ -31,7 +31,7 @@ def train(colakit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Stop the run behind step `at`, as a signal does."""
+    """Stop the run after step `at`, as a signal does."""
     honest = Trainer._record
 
     def record(self: Trainer, step: int, *args: Any, **options: Any) -> None:
@@ -51,7 +51,7 @@ def test_runs_are_listed_with_the_command_that_goes_on(
         interrupt(patch, 5)
         outcome = train("--out", "runs/cut", "--preset", "cola-m")
     assert outcome.code == 2
-    assert "`colakit train --resume runs/cut` goes on behind step 5." in " ".join(outcome.err.split())
+    assert "`colakit train --resume runs/cut` goes on after step 5." in " ".join(outcome.err.split())
     Path("runs/other").mkdir()
     Path("runs/other/config.json").write_text("[]")
     listing = json.loads(colakit("runs", "--json").out)["runs"]

@@ -83,7 +83,7 @@ def test_a_weight_that_is_not_finite_is_named_and_many_in_a_row_end_the_run(corp
     bad.sinks._sinks = (*bad.sinks._sinks, On(act))  # type: ignore[attr-defined]
     message = (
         r"Step 6: 3 updates in a row were left out, the last one: not finite, first in the weight norm\.weight\. "
-        rf"`colakit train --resume {tmp_path}/run` goes on behind step 2\."
+        rf"`colakit train --resume {tmp_path}/run` goes on after step 2\."
     )
     with pytest.raises(RunError, match=message):
         bad.fit()
@@ -143,7 +143,7 @@ def test_out_of_memory_loses_nothing(corpus: Path, tmp_path: Path, monkeypatch: 
     out_of_memory(6, monkeypatch)
     message = (
         r"Out of memory at step 6, in a micro-batch of 4 sequences\. By the ledger it takes 0\.\d\d GiB, .* "
-        r"--set train\.micro_batch_size=2: 0\.\d\d GiB at the same batch size\. .* goes on behind step 5\.$"
+        r"--set train\.micro_batch_size=2: 0\.\d\d GiB at the same batch size\. .* goes on after step 5\.$"
     )
     with pytest.raises(RunError, match=message):
         run(tmp_path / "run", make_config(corpus, "train.checkpoint_every=99"))
@@ -164,7 +164,7 @@ def test_out_of_memory_behind_some_dropout_loses_no_draw(corpus: Path, tmp_path:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     hook = bad.model.norm.register_forward_pre_hook(lambda m, i: runs_out(m, i) if m.training else None)
-    with pytest.raises(RunError, match="goes on behind step 6"):
+    with pytest.raises(RunError, match="goes on after step 6"):
         bad.fit()
     hook.remove()
     assert run(tmp_path / "run").last_loss == whole.last_loss
@@ -205,7 +205,7 @@ def test_weights_of_half_an_update_are_never_saved(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out_of_memory(7, monkeypatch, while_updating=True)
-    with pytest.raises(RunError, match="goes on behind step 4"):
+    with pytest.raises(RunError, match="goes on after step 4"):
         run(tmp_path / "run", make_config(corpus, "train.checkpoint_every=99"))
     assert [path.name for path in Checkpoints(tmp_path / "run" / "checkpoints").all()] == ["step-00000004"]
 
@@ -286,7 +286,7 @@ def test_a_full_disk_during_a_save_leaves_the_older_checkpoints(tmp_path: Path, 
     """The limit cuts the records or the tensors short."""
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path), str(limit)]
     outcome = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    pattern = rf"{tmp_path}/run cannot be written: .*Free some space there\. `colakit train --resume .* behind step 4\."
+    pattern = rf"{tmp_path}/run cannot be written: .*Free some space there\. `colakit train --resume .* after step 4\."
     assert re.search(pattern, outcome.stdout), (outcome.stdout, outcome.stderr[-2000:])
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert [path.name for path in checkpoints.all()] == [f"step-0000000{step}" for step in (1, 2, 3, 4)]

@@ -20,7 +20,7 @@ from colakit.config.load import override, resolve
 from colakit.config.presets import preset_names
 from colakit.errors import CheckpointError, ConfigError, DataError, RunError
 from colakit.records import EvalRecord, StepRecord, to_json
-from colakit.train import trainer as trainer_module
+from colakit.train import held_out as held_out_module
 from colakit.train.lock import RunLock
 from colakit.train.resume import MAY_CHANGE, plan_resumption, refuse_changes
 from colakit.train.saved import evaluate_run
@@ -268,12 +268,12 @@ def test_retention_keeps_the_last_the_best_and_every_so_many(
 ) -> None:
     sets = ("train.keep_last=2", "train.keep_every=3", "train.eval_every=2")
     losses = iter([3.0, 1.0, 2.0, 2.5])
-    honest = trainer_module.evaluate
+    honest = held_out_module.evaluate
 
     def scripted(*args: Any, **options: Any) -> EvalRecord:
         return dataclasses.replace(honest(*args, **options), val_loss=next(losses))
 
-    monkeypatch.setattr(trainer_module, "evaluate", scripted)
+    monkeypatch.setattr(held_out_module, "evaluate", scripted)
     run(tmp_path / "run", make_config(corpus, *sets))
     kept = {int(path.name[5:]) for path in Checkpoints(tmp_path / "run" / "checkpoints").all()}
     assert kept == {3, 6, 7, 8, 4}, "step 4 was the best"

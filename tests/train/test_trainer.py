@@ -234,9 +234,9 @@ def test_the_model_is_saved_before_the_last_evaluation(
     def fails(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("colakit.train.trainer.evaluate", fails)
+    monkeypatch.setattr("colakit.train.held_out.evaluate", fails)
     recorder = Recorder()
-    with pytest.raises(RunError, match=r"Out of memory .* goes on behind step 6"):
+    with pytest.raises(RunError, match=r"Out of memory .* goes on after step 6"):
         run(make_config(corpus, "train.eval_every=99"), tmp_path / "run", recorder)
     assert load_file(tmp_path / "run" / "model.safetensors")
     assert recorder.closed
@@ -281,7 +281,7 @@ def test_a_full_disk_keeps_the_weights(corpus: Path, tmp_path: Path) -> None:
         if record.step == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(RunError, match=r"No space left on device\. Free some .* goes on behind step 2\."):
+    with pytest.raises(RunError, match=r"No space left on device\. Free some .* goes on after step 2\."):
         run(make_config(corpus), tmp_path / "run", Recorder(on_step=full))
     assert load_file(tmp_path / "run" / "checkpoints" / "step-00000002" / "model.safetensors")
 
