@@ -17,8 +17,8 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 
 def model_tensors(model: LM) -> dict[str, Tensor]:
     """The weights under their public names, on the CPU and apart from the model's own: what is written may wait."""
-    # Cloned, since published names are views that share storage, which safetensors refuses.
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    # Copied, since published names are views that share storage, which safetensors refuses.
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
 def optimizer_tensors(optimizer: CombinedOptimizer) -> dict[str, Tensor]:
@@ -35,19 +35,6 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         path.chmod(mode)
     except SafetensorError as error:
         raise OSError(str(error)) from error
-
-
-def save_model(model: LM, folder: Path) -> Path:
-    """Write `model`'s weights into `folder`; the file appears whole or not at all. Raises CheckpointError."""
-    path = folder / MODEL_FILE
-    partial = path.with_suffix(".partial")
-    try:
-        save_tensors(model_tensors(model), partial)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise CheckpointError(f"{path}: the weights cannot be written ({error}). Free some space there.") from error
-    return path
 
 
 def load_optimizer(optimizer: CombinedOptimizer, folder: Path) -> None:

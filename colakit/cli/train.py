@@ -10,9 +10,10 @@ from colakit.cli import options
 from colakit.config.load import override, resolve
 from colakit.config.schema import RunConfig
 from colakit.errors import RunError
+from colakit.report.lasting import lasting_console
 from colakit.report.progress import preparation_bar
 from colakit.report.runs import proof_table, proof_verdict, sample_text, summary_table
-from colakit.report.tables import RunConsole, print_json, print_note, print_table
+from colakit.report.tables import print_json, print_note, print_table
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def train(
     resumption = plan_resumption(resume, lambda stored: override(stored, all_sets)) if resume is not None else None
     config = resumption.config if resumption is not None else config
     assert config is not None
-    console = RunConsole(stderr=json, highlight=False, markup=False, emoji=False)
+    console = lasting_console(stderr=json)
     max_steps = config.train.max_steps
 
     def sinks(folder: RunFolder) -> Sink:

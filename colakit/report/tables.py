@@ -20,14 +20,6 @@ _UNLIMITED = 10_000
 """Columns: wider than any table here, so that a measurement at this width is the natural one."""
 
 
-class RunConsole(Console):
-    """A console for a long run: when whoever reads it has gone, it falls silent and the run goes on."""
-
-    def on_broken_pipe(self) -> None:
-        """Instead of ending the process, as rich does."""
-        self.quiet = True
-
-
 def stdout_console() -> Console:
     """A console on the standard output: results."""
     return Console(highlight=False, markup=False, emoji=False)

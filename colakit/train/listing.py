@@ -21,16 +21,17 @@ def list_runs(folder: Path) -> list[RunListing]:
     """
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder. Give the one that your runs are in; `colakit train` makes runs/.")
-    own = RunFolder(folder).config
-    configs = [own] if own.is_file() else sorted(folder.glob(f"*/{own.name}"), key=lambda path: path.stat().st_mtime)
-    return [listing for path in configs for listing in _listed(RunFolder(path.parent))]
+    below = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    own = RunFolder(folder)
+    runs = [own] if own.config.is_file() or own.checkpoints.is_dir() else map(RunFolder, below)
+    return [listing for run in runs for listing in _listed(run)]
 
 
 def _listed(run: RunFolder) -> Iterator[RunListing]:
     try:
         config = run.load_config()
     except ColakitError:
-        return  # some other program's config.json
+        return  # some other program's folder
     newest = Checkpoints(run.checkpoints).newest()
     steps = (step_of(newest) or 0) if newest is not None else 0
     is_finished = steps >= config.train.max_steps and run.summary.is_file()

@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+from colakit.checkpoint.folders import Checkpoints
 from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
 from colakit.errors import CheckpointError, DataError, RunError
@@ -93,16 +95,20 @@ class RunFolder:
             folder.rmdir()
 
     def load_config(self) -> RunConfig:
-        """The run's configuration. Raises CheckpointError where `root` is no run folder."""
-        try:
-            return from_saved(json.loads(self.config.read_text("utf-8")))
-        except (OSError, ValueError):
-            found = sorted(self._runs_nearby(), key=lambda run: run.stat().st_mtime)
-            newest = f"; the newest finished one here is {found[-1]}" if found else ""
-            raise CheckpointError(
-                f"{self.root}: no run folder, since {self.config.name} is missing or unreadable. "
-                f"Give the folder that `colakit train` printed{newest}."
-            ) from None
+        """The run's configuration, or where that is damaged, its newest checkpoint's.
+
+        Raises CheckpointError where `root` is no run folder.
+        """
+        checkpoints = reversed(Checkpoints(self.checkpoints).all())
+        for path in (self.config, *(checkpoint / self.config.name for checkpoint in checkpoints)):
+            with suppress(OSError, ValueError):
+                return from_saved(json.loads(path.read_text("utf-8")))
+        found = sorted(self._runs_nearby(), key=lambda run: run.stat().st_mtime)
+        newest = f"; the newest finished one here is {found[-1]}" if found else ""
+        raise CheckpointError(
+            f"{self.root}: no run folder, since {self.config.name} is missing or unreadable. "
+            f"Give the folder that `colakit train` printed{newest}."
+        )
 
     def _runs_nearby(self) -> list[Path]:
         """Finished runs below `root`, or below ``runs``."""

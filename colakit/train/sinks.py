@@ -183,10 +183,7 @@ class ConsoleSink:
             self._progress.stop()
 
     def _line(self, text: str) -> None:
-        try:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        except OSError:  # the terminal is gone; the run goes on
-            self._console.quiet = True
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class SinkSet:

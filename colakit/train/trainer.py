@@ -154,7 +154,7 @@ class Trainer:
         """Log what makes the rest of the run another than it would have been."""
         for name, now in self._machine_state().items():
             if (then := state["machine"].get(name)) != now:
-                log.warning("Its %s was %s, here it is %s: the run goes on, but not to the same bits.", name, then, now)
+                log.warning("%s: %s before, %s here. The run goes on, but not to the same bits.", name, then, now)
         for name in state["data"]["not_replayable"]:
             log.warning("The source %s is not pinned to a commit: what is read is what was prepared here.", name)
         if (lr := self.step.lr_at(self.totals.steps)) != state["lr"]:
@@ -279,7 +279,12 @@ class Trainer:
 
     def _machine_state(self) -> dict[str, Any]:  # Any: JSON values
         """What decides how sums are rounded."""
-        return {"device": str(self.machine), "torch": torch.__version__, "threads": torch.get_num_threads()}
+        return {
+            "device": str(self.machine),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # the vector instructions its kernels use
+        }
 
     def _leave_model(self) -> None:
         """The trained model, beside its tokenizer, where every reader of a run folder looks for it."""

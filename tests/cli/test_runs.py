@@ -64,6 +64,9 @@ def test_runs_are_listed_with_the_command_that_goes_on(
     assert listing[1]["last_loss"] == json.loads(lines[-1])["loss"]
     table = colakit("runs").out
     assert re.search(r"runs/cut +cola-m +5 +8 +\d\.\d{4} +interrupted +colakit train --resume runs/cut", table)
+    Path("runs/cut/config.json").write_text("{")
+    Path("runs/whole/config.json").unlink()
+    assert sorted(json.loads(colakit("runs", "--json").out)["runs"], key=str) == sorted(listing, key=str)
     lock = RunLock(Path("runs/cut"))
     lock.acquire()
     assert json.loads(colakit("runs", "runs/cut", "--json").out)["runs"][0]["state"] == "running"

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,52 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_offered(corpus: P
         trainer(tmp_path / "run")
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("{")])
+def test_a_run_without_its_own_configuration_goes_on_with_its_checkpoints(
+    corpus: Path, tmp_path: Path, undisturbed: Path, damage: Callable[[Path], object]
+) -> None:
+    kill(tmp_path / "run", corpus, 5)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    damage(tmp_path / "run" / "config.json")
+    run(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == config
+    assert end(tmp_path / "run") == end(undisturbed)
+
+
+def test_a_resumed_run_counts_the_time_of_the_parts_before_and_has_no_summary_until_its_end(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def now() -> float:
+        clock[0] += 1e-4
+        return clock[0]
+
+    monkeypatch.setattr("time.perf_counter", now)
+
+    def tick(record: StepRecord) -> None:
+        clock[0] += 10.0
+        assert record.step < 8 or not (tmp_path / "run" / "summary.json").exists()
+
+    first = run(tmp_path / "run", make_config(corpus, "train.max_steps=7"), On(tick))
+    assert first.train_s == pytest.approx(70.0, abs=1.0)
+    clock[0] += 1000.0
+    second = run(tmp_path / "run", None, On(tick), sets=("train.max_steps=9",))
+    assert second.train_s == pytest.approx(90.0, abs=1.0)
+
+
+def test_records_are_flushed_before_the_checkpoint_that_counts_on_them(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[object] = []
+    honest = Checkpoints.begin
+    monkeypatch.setattr(Checkpoints, "begin", lambda self, step: (done.append(step), honest(self, step))[1])
+    sink = On(lambda record: done.append("record"))
+    monkeypatch.setattr(sink, "flush", lambda: done.append("flush"))
+    run(tmp_path / "run", make_config(corpus, "train.max_steps=3", "train.eval_every=99"), sink)
+    assert done == ["record", "flush", 1, "record", "flush", 2, "record", "flush", 3]
+
+
 def test_what_has_no_checkpoint_cannot_be_resumed(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no run folder"):
         trainer(tmp_path)
@@ -246,6 +293,7 @@ def test_a_run_folder_belongs_to_one_process(corpus: Path, tmp_path: Path) -> No
     with pytest.raises(RunError, match=r"process \d+ on .*, since .*, is training there"):
         trainer(tmp_path / "run")
     other.release()
+    assert sorted(path.name for path in (tmp_path / "run").glob(".*")) == [".lock"], "nobody owns it"
     assert not RunLock(tmp_path / "run").is_held()
     (tmp_path / "run" / ".lock").touch()  # as a killed process leaves it
     assert run(tmp_path / "run").steps == 8
@@ -314,7 +362,7 @@ def test_another_machine_and_another_schedule_are_said(
     kill(tmp_path / "run", corpus, 5)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     run(tmp_path / "run", sets=("train.max_steps=9",))
-    assert re.search(r"Its threads was \d+, here it is 77: the run goes on, but not to the same bits\.", caplog.text)
+    assert re.search(r"threads: \d+ before, 77 here\. The run goes on, but not to the same bits\.", caplog.text)
     assert "The schedule is another: the learning rate is" in caplog.text
 
 

@@ -27,7 +27,6 @@ from colakit.evaluate.generate import generate
 from colakit.evaluate.loss import gzip_bits_per_byte
 from colakit.loss import IGNORE, LossSums, loss_sums
 from colakit.records import EvalRecord, RunSummary, StepRecord
-from colakit.report.tables import RunConsole
 from colakit.train.sinks import ConsoleSink, JsonlSink, SinkSet, TensorBoardSink
 from colakit.train.step import TrainStep
 from colakit.train.trainer import Trainer
@@ -367,16 +366,3 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(monkeypatch: py
     sink.step(replace(STEP, step=1))
     sink.close()
     assert stream.getvalue().startswith("step 1/40  loss 2.500")
-
-
-class GonePipe(io.StringIO):
-    def write(self, _: str) -> int:
-        raise BrokenPipeError
-
-
-def test_a_run_goes_on_when_nobody_reads_it() -> None:
-    sink = ConsoleSink(RunConsole(file=GonePipe()), max_steps=3)
-    for step in (1, 2, 3):
-        sink.step(replace(STEP, step=step))
-    sink.evaluation(EVALUATION)
-    sink.close()
