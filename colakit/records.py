@@ -161,7 +161,7 @@ class ResumeProof(Record):
     kind: ClassVar[str] = "resume_proof"
     preset: str
     device: str
-    killed_behind: int
+    killed_after: int
     """The step of the checkpoint that was resumed."""
     steps: int
     """The step at which both were compared."""

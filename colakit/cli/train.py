@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from colakit.report.lasting import lasting_console
 from colakit.report.progress import preparation_bar
 from colakit.report.runs import proof_table, proof_verdict, sample_text, summary_table
 from colakit.report.tables import print_json, print_note, print_table
+
+if TYPE_CHECKING:
+    from colakit.train.resume import Resumption
 
 log = logging.getLogger(__name__)
 
@@ -40,52 +43,52 @@ def train(
     json: options.Json = False,
 ) -> None:
     """Train a preset, or go on with a run; Ctrl-C once finishes the step, saves and summarises."""
+    _check_combination(context, resume=resume, out=out, verify_resume=verify_resume)
     all_sets = options.with_bad_records(sets, on_bad_record)
-
     if resume is not None:
-        options_of_new_runs = {"--preset": "preset", "--smoke": "smoke", "--data": "data", "--out": "out"}
-        if given := [option for option, name in options_of_new_runs.items() if _is_given(context, name)]:
-            raise RunError(
-                f"A resumed run has its own configuration and folder. Leave out {', '.join(given)}; --set changes what "
-                "may change, as --set data.path=PATH where the data has moved."
-            )
+        from colakit.train.resume import plan_resumption
 
-    def wanted() -> RunConfig:
-        resolved = resolve(preset, smoke_run=smoke, data=data, sets=all_sets)
-        for note in resolved.notes:
-            log.info(note)
-        return resolved.config
+        resumption = plan_resumption(resume, lambda stored: override(stored, all_sets))
+        _train(resumption.config, resume=resumption, json=json)
+        return
+    resolved = resolve(preset, smoke_run=smoke, data=data, sets=all_sets)
+    for note in resolved.notes:
+        log.info(note)
+    if verify_resume:
+        _verify_resume(resolved.config, json=json)
+    else:
+        _train(resolved.config, out=out, json=json)
 
+
+def _check_combination(context: typer.Context, *, resume: Path | None, out: Path | None, verify_resume: bool) -> None:
     if verify_resume and (resume is not None or out is not None):
         raise RunError("--verify-resume makes runs of its own and leaves none. Leave --resume and --out out.")
-    if verify_resume:
-        _verify_resume(wanted(), json=json)
+    if resume is None:
         return
-    config = wanted() if resume is None else None
+    options_of_new_runs = {"--preset": "preset", "--smoke": "smoke", "--data": "data", "--out": "out"}
+    if given := [option for option, name in options_of_new_runs.items() if _is_given(context, name)]:
+        raise RunError(
+            f"A resumed run has its own configuration and folder. Leave out {', '.join(given)}; --set changes what "
+            "may change, as --set data.path=PATH where the data has moved."
+        )
+
+
+def _train(config: RunConfig, *, out: Path | None = None, resume: "Resumption | None" = None, json: bool) -> None:
+    """Train, or go on with `resume`; print the summary."""
     from colakit.train.metrics import last_records
-    from colakit.train.resume import plan_resumption
     from colakit.train.runs import RunFolder
     from colakit.train.sinks import ConsoleSink, JsonlSink, Sink, SinkSet, TensorBoardSink
     from colakit.train.trainer import Trainer
 
-    resumption = plan_resumption(resume, lambda stored: override(stored, all_sets)) if resume is not None else None
-    config = resumption.config if resumption is not None else config
-    assert config is not None
     console = lasting_console(stderr=json)
     max_steps = config.train.max_steps
 
     def sinks(folder: RunFolder) -> Sink:
-        last = last_records(folder.metrics)
-        return SinkSet(
-            [
-                JsonlSink(folder.metrics),
-                TensorBoardSink(folder.tensorboard, again=last),
-                ConsoleSink(console, max_steps),
-            ]
-        )
+        board = TensorBoardSink(folder.tensorboard, again=last_records(folder.metrics))
+        return SinkSet([JsonlSink(folder.metrics), board, ConsoleSink(console, max_steps)])
 
     with preparation_bar() as bar:
-        trainer = Trainer(config, out=out, sinks=sinks, watch=bar, resume=resumption)
+        trainer = Trainer(config, out=out, sinks=sinks, watch=bar, resume=resume)
     summary = trainer.fit()
     if json:
         print_json(summary.to_dict())

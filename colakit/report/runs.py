@@ -61,7 +61,7 @@ def runs_table(listings: list[RunListing]) -> Table:
 
 def proof_table(proof: ResumeProof) -> Table:
     """What was equal."""
-    table = _figures(f"{proof.preset} on {proof.device}: killed after step {proof.killed_behind}, resumed")
+    table = _figures(f"{proof.preset} on {proof.device}: killed after step {proof.killed_after}, resumed")
     rows = {
         "weights": proof.weights,
         "optimizer state": proof.optimizer,

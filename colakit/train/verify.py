@@ -11,7 +11,8 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -45,15 +46,17 @@ def verify_resume(config: RunConfig) -> ResumeProof:
     mini = _in_miniature(config, half)
     with tempfile.TemporaryDirectory(prefix="colakit-verify-") as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
-        _wait(_start(mini, whole, steps))
-        victim = _start(mini, killed, steps)
-        _kill_behind(victim, Checkpoints(killed / "checkpoints").path_of(half))
-        _wait(_start(mini, killed, steps, resume=half))
+        with _training(mini, whole, steps) as process:
+            _wait(process)
+        with _training(mini, killed, steps) as victim:
+            _kill_after(victim, Checkpoints(killed / "checkpoints").path_of(half))
+        with _training(mini, killed, steps, resume=half) as process:
+            _wait(process)
         equal = compare(whole, killed, steps)
     return ResumeProof(
         preset=config.preset,
         device=str(pick_machine(config)),
-        killed_behind=half,
+        killed_after=half,
         steps=steps,
         **equal,
         seconds=time.perf_counter() - started,
@@ -80,12 +83,21 @@ def _in_miniature(config: RunConfig, half: int) -> RunConfig:
     return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 
-def _start(config: RunConfig, root: Path, steps: int, *, resume: int | None = None) -> BaseProcess:
-    """A process that trains in `root` until after step `steps`."""
+@contextmanager
+def _training(config: RunConfig, root: Path, steps: int, *, resume: int | None = None) -> Iterator[BaseProcess]:
+    """A process that trains in `root` until after step `steps`, and lives no longer than the block."""
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_train, args=(config.model_dump_json(), str(root), steps, resume))
-    process.start()
-    return process
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which it inherits: Ctrl-C is this process's to handle
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
 def _wait(process: BaseProcess) -> None:
@@ -94,7 +106,7 @@ def _wait(process: BaseProcess) -> None:
         raise RunError(f"A process of the proof failed (exit code {process.exitcode}); what it said is above.")
 
 
-def _kill_behind(process: BaseProcess, checkpoint: Path) -> None:
+def _kill_after(process: BaseProcess, checkpoint: Path) -> None:
     """Kill without warning once `checkpoint` is there, in the midst of whatever comes next."""
     while process.is_alive() and not checkpoint.is_dir():
         time.sleep(_LOOK_S)

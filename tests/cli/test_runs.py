@@ -132,7 +132,7 @@ def test_resuming_is_proved_on_the_users_own_configuration(train: Run, monkeypat
     outcome = train("--verify-resume", "--preset", "cola-fan-dropout-muon", "--json")
     assert outcome.code == 0, outcome.err
     proof = json.loads(outcome.out)
-    assert (proof["killed_behind"], proof["steps"]) == (3, 6)
+    assert (proof["killed_after"], proof["steps"]) == (3, 6)
     assert all(proof[name] is True for name in ("weights", "optimizer", "state", "losses"))
     assert not Path("runs").exists()
     assert "Stopping after this step" not in outcome.err

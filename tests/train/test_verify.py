@@ -71,13 +71,13 @@ class Child:
         return self._process.returncode
 
 
-def test_the_victim_is_killed_behind_its_checkpoint(tmp_path: Path) -> None:
+def test_the_victim_is_killed_after_its_checkpoint(tmp_path: Path) -> None:
     checkpoint = tmp_path / "step-00000003"
     checkpoint.mkdir()
     victim: Any = Child(60.0)
     started = time.perf_counter()
-    verify._kill_behind(victim, checkpoint)
+    verify._kill_after(victim, checkpoint)
     assert victim.exitcode == -signal.SIGKILL
     assert time.perf_counter() - started < 30.0
     with pytest.raises(RunError, match="failed"):
-        verify._kill_behind(Child(0.0), tmp_path / "step-00000006")  # type: ignore[arg-type]  # of the same methods
+        verify._kill_after(Child(0.0), tmp_path / "step-00000006")  # type: ignore[arg-type]  # of the same methods

@@ -1,10 +1,12 @@
-"""A run whose terminal is closed, or whose output nobody reads any more, goes on to its end."""
+"""What a terminal does to a command: it is closed, or Ctrl-C is typed."""
 
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,20 @@ def test_a_run_goes_on_when_nobody_reads_it(tmp_path: Path, is_terminal: bool, u
         assert process.poll() is None
     assert process.returncode == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 12
+
+
+def test_ctrl_c_ends_the_proof_and_all_its_processes(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "poems.jsonl")
+    sets = [word for each in (*SETS, "train.max_steps=2000", "train.checkpoint_every=none") for word in ("--set", each)]
+    command = [sys.executable, "-m", "colakit", "train", "--smoke", "--data", str(corpus), "--verify-resume", *sets]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, start_new_session=True, text=True
+    ) as process:
+        while not list(tmp_path.glob("colakit-verify-*/whole/config.json")):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        said, _ = process.communicate(timeout=60)  # it ends when the last process has closed the pipe
+    assert "Traceback" not in said
+    assert process.returncode not in (0, 2)
+    assert not list(tmp_path.glob("colakit-verify-*"))
