@@ -1,27 +1,18 @@
 """Records as JSON: their kinds, and what strict JSON has no word for."""
 
+import importlib
 import json
 import math
+import pkgutil
 
 import pytest
 
 from colakit import records
-from colakit.records import (
-    BenchRecord,
-    ComponentParams,
-    EvalRecord,
-    FlopRecord,
-    MemoryRecord,
-    OptimizerBenchRecord,
-    ParamRecord,
-    Record,
-    ResumeProof,
-    RunListing,
-    RunSummary,
-    StepRecord,
-    Table6Record,
-    to_json,
-)
+from colakit.records.analysis import ComponentParams, FlopRecord, MemoryRecord, ParamRecord, Table6Record
+from colakit.records.base import Record, to_json
+from colakit.records.bench import BenchRecord, OptimizerBenchRecord
+from colakit.records.data import DataRecord
+from colakit.records.run import EvalRecord, ResumeProof, RunListing, RunSummary, StepRecord
 
 KINDS: dict[type[Record], str] = {
     StepRecord: "step",
@@ -35,6 +26,7 @@ KINDS: dict[type[Record], str] = {
     FlopRecord: "flops",
     RunListing: "listing",
     ResumeProof: "resume_proof",
+    DataRecord: "data",
 }
 
 
@@ -56,8 +48,9 @@ def make_step(loss: float = 2.0, step_ms: float = 250.0) -> StepRecord:
 
 def test_every_record_has_its_kind() -> None:
     """Files already written are read by these names."""
-    defined = {c for c in vars(records).values() if isinstance(c, type) and issubclass(c, Record) and c is not Record}
-    assert {c: c.kind for c in defined} == KINDS
+    for module in pkgutil.iter_modules(records.__path__):
+        importlib.import_module(f"{records.__name__}.{module.name}")
+    assert {c: c.kind for c in Record.__subclasses__() if c.__module__.startswith(records.__name__)} == KINDS
 
 
 def test_the_kind_comes_first() -> None:

@@ -14,7 +14,7 @@ from colakit.analysis.layers import Layer, block_layers, head_layer
 from colakit.analysis.newton_schulz import cheaper_form, newton_schulz_flops
 from colakit.analysis.table6 import TRAINING
 from colakit.config.schema import ModelConfig, RunConfig
-from colakit.records import ComponentFlops, FlopRecord, SeqLenFlops
+from colakit.records.analysis import ComponentFlops, FlopRecord, SeqLenFlops
 
 SEQ_LEN_FACTORS = (1, 2, 4, 8, 16)
 """Multiples of a model's own sequence length at which its growth is shown."""

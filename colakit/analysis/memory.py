@@ -21,7 +21,7 @@ from colakit.analysis.hardware import FLOAT32_BYTES, Precision, precision_of
 from colakit.analysis.inventory import group_of, parameters
 from colakit.analysis.layers import Layer, block_layers, head_layer
 from colakit.config.schema import ModelConfig, RunConfig
-from colakit.records import MemoryRecord, StageMemory
+from colakit.records.analysis import MemoryRecord, StageMemory
 
 Stage = Literal["embedding", "norms", "qkv", "attention", "o", "gate_up", "down", "head"]
 STAGES: tuple[Stage, ...] = ("embedding", "norms", "qkv", "attention", "o", "gate_up", "down", "head")

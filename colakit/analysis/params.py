@@ -2,7 +2,7 @@
 
 from colakit.analysis.inventory import Component, parameters
 from colakit.config.schema import ModelConfig
-from colakit.records import ComponentParams
+from colakit.records.analysis import ComponentParams
 
 COMPONENTS: tuple[Component, ...] = (
     "embedding",

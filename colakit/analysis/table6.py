@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from colakit.paper.claims import TABLE_6
-from colakit.records import Table6Component, Table6Record
+from colakit.records.analysis import Table6Component, Table6Record
 
 TRAINING = 3
 """Forward and backward against forward alone: each product needs two more, for the gradients of its two factors."""

@@ -17,7 +17,8 @@ import torch
 from colakit.build import Machine, build_model, pick_machine
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
-from colakit.records import BenchRecord, OptimizerPart
+from colakit.records.bench import BenchRecord
+from colakit.records.run import OptimizerPart
 from colakit.train.step import TrainStep, is_out_of_memory
 from colakit.units import gib
 

@@ -16,7 +16,7 @@ from colakit.build import Machine, build_model, build_optimizer
 from colakit.config.schema import OptimConfig, RunConfig
 from colakit.optim.muon import Muon
 from colakit.optim.newton_schulz import Coefficients, compute_dtype, normalize_, textbook
-from colakit.records import OptimizerBenchRecord
+from colakit.records.bench import OptimizerBenchRecord
 
 TORCH_MUON_ONE_EACH = "torch.optim.Muon: one matrix of each shape was timed, and multiplied by their number"
 

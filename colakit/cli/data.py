@@ -4,7 +4,7 @@ import typer
 
 from colakit.cli import options
 from colakit.config.load import resolve
-from colakit.data_records import DataRecord
+from colakit.records.data import DataRecord
 from colakit.report.data import bad_record_notes, lengths_table, samples_text, sources_table, stages_table
 from colakit.report.progress import preparation_bar
 from colakit.report.tables import print_json, print_note, print_table, stderr_console, stdout_console

@@ -10,7 +10,7 @@ from colakit.analysis.flops import step_flops
 from colakit.analysis.table6 import Sizes, table6
 from colakit.cli import options
 from colakit.config.load import resolve
-from colakit.records import FlopRecord, Table6Record
+from colakit.records.analysis import FlopRecord, Table6Record
 from colakit.report.figures import check_figure, stacked_bars
 from colakit.report.flops import growth_table, step_notes, step_table, steps_table, table6_notes, table6_table
 from colakit.report.tables import print_json, print_note, print_table

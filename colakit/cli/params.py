@@ -14,7 +14,7 @@ from colakit.config.load import resolve
 from colakit.config.presets import preset_names
 from colakit.config.schema import ModelConfig, RunConfig
 from colakit.paper.claims import claim
-from colakit.records import ParamClaim, ParamRecord, RoutedParam
+from colakit.records.analysis import ParamClaim, ParamRecord, RoutedParam
 from colakit.report.figures import check_figure, stacked_bars
 from colakit.report.params import memory_table, params_notes, params_table, routing_table, summary_table
 from colakit.report.tables import print_json, print_note, print_table

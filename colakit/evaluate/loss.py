@@ -14,7 +14,7 @@ from colakit.data.loader import Batch
 from colakit.loss import IGNORE, loss_sums
 from colakit.model.documents import Documents
 from colakit.model.lm import LM
-from colakit.records import EvalRecord
+from colakit.records.run import EvalRecord
 from colakit.units import NATS_PER_BIT
 
 

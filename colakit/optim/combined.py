@@ -11,7 +11,7 @@ from colakit.model.linear import ParamRole
 from colakit.optim.clock import Clock
 from colakit.optim.groups import Routing, route
 from colakit.optim.muon import Muon
-from colakit.records import OptimizerPart
+from colakit.records.run import OptimizerPart
 
 
 class CombinedOptimizer:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from rich.table import Table
 from rich.text import Text
 
-from colakit.data_records import DataRecord, SourceRecord
+from colakit.records.data import DataRecord, SourceRecord
 from colakit.report.runs import visible
 from colakit.report.tables import add_name_column, add_number_column, new_table
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from colakit.analysis.table6 import TRAINING
-from colakit.records import FlopRecord, Table6Component, Table6Record
+from colakit.records.analysis import FlopRecord, Table6Component, Table6Record
 from colakit.report.params import FAN_NOTE
 from colakit.report.tables import add_name_column, add_number_column, new_table
 from colakit.units import human_count

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from rich.table import Table
 
-from colakit.records import MemoryRecord, ParamRecord, RoutedParam
+from colakit.records.analysis import MemoryRecord, ParamRecord, RoutedParam
 from colakit.report.tables import add_name_column, add_number_column, new_table
 from colakit.units import gib
 

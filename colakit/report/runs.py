@@ -3,15 +3,8 @@
 from rich.table import Table
 from rich.text import Text
 
-from colakit.records import (
-    BenchRecord,
-    EvalRecord,
-    OptimizerBenchRecord,
-    OptimizerPart,
-    ResumeProof,
-    RunListing,
-    RunSummary,
-)
+from colakit.records.bench import BenchRecord, OptimizerBenchRecord
+from colakit.records.run import EvalRecord, OptimizerPart, ResumeProof, RunListing, RunSummary
 from colakit.report.tables import add_name_column, add_number_column, add_text_column, new_table
 from colakit.units import gib, human_count
 

@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
-from colakit.records import SCHEMA_VERSION, to_json
+from colakit.records.base import SCHEMA_VERSION, to_json
 
 _UNLIMITED = 10_000
 """Columns: wider than any table here, so that a measurement at this width is the natural one."""

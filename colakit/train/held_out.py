@@ -10,7 +10,7 @@ from colakit.data.prepare import PreparedData
 from colakit.evaluate.generate import generate
 from colakit.evaluate.loss import evaluate, gzip_bits_per_byte
 from colakit.model.lm import LM
-from colakit.records import EvalRecord
+from colakit.records.run import EvalRecord
 
 log = logging.getLogger(__name__)
 

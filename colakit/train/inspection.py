@@ -11,7 +11,7 @@ from colakit.data.cache import cache_root
 from colakit.data.packing import Padded, padding_frac
 from colakit.data.prepare import PreparedData, PreparedSource
 from colakit.data.split import Side
-from colakit.data_records import DataRecord, DataSample, LengthBin, SourceRecord, StageRecord
+from colakit.records.data import DataRecord, DataSample, LengthBin, SourceRecord, StageRecord
 
 _SAMPLES_PER_SIDE = {Side.TRAIN: 2, Side.HELD_OUT: 1}
 _SAMPLE_TOKENS = 48

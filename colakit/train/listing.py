@@ -7,7 +7,7 @@ from typing import Literal
 
 from colakit.checkpoint.folders import Checkpoints, step_of
 from colakit.errors import ColakitError, RunError
-from colakit.records import RunListing
+from colakit.records.run import RunListing
 from colakit.train.metrics import last_loss
 from colakit.train.runs import RunFolder
 

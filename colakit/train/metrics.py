@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from colakit.records import EvalRecord, StepRecord
+from colakit.records.run import EvalRecord, StepRecord
 
 _KINDS: dict[str, type[StepRecord] | type[EvalRecord]] = {"step": StepRecord, "eval": EvalRecord}
 _TAIL_BYTES = 64 * 1024

@@ -21,7 +21,7 @@ from colakit.checkpoint.folders import Checkpoints
 from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
 from colakit.errors import CheckpointError, DataError, RunError
-from colakit.records import to_json
+from colakit.records.base import to_json
 from colakit.train.lock import RunLock
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from colakit.checkpoint.model_file import load_model
 from colakit.config.schema import RunConfig
 from colakit.data.prepare import prepare
 from colakit.errors import CheckpointError
-from colakit.records import EvalRecord
+from colakit.records.run import EvalRecord
 from colakit.train.held_out import HeldOut
 from colakit.train.runs import RunFolder, check_same_data
 

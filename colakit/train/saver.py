@@ -13,7 +13,7 @@ from colakit.checkpoint.folders import Checkpoints, step_of
 from colakit.checkpoint.model_file import MODEL_FILE, OPTIMIZER_FILE, model_tensors, optimizer_tensors, save_tensors
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer
-from colakit.records import to_json
+from colakit.records.base import to_json
 
 log = logging.getLogger(__name__)
 

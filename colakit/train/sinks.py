@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from colakit.records import EvalRecord, StepRecord, to_json
+from colakit.records.base import to_json
+from colakit.records.run import EvalRecord, StepRecord
 
 
 class Sink(Protocol):

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from colakit.records import EvalRecord, StepRecord
+from colakit.records.run import EvalRecord, StepRecord
 from colakit.train.metrics import record_of
 
 

@@ -29,7 +29,7 @@ from colakit.data.tokenise import Watch, unwatched
 from colakit.errors import RunError
 from colakit.evaluate.loss import byte_lengths, count_bytes
 from colakit.model.lm import LM
-from colakit.records import EvalRecord, RunSummary, StepRecord
+from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.diagnosis import first_bad_layer
 from colakit.train.faults import describe_fault, how_to_go_on, is_expected
 from colakit.train.held_out import HeldOut

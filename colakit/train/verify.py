@@ -23,7 +23,7 @@ from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
 from colakit.data.prepare import prepare
 from colakit.errors import RunError
-from colakit.records import EvalRecord, ResumeProof, StepRecord
+from colakit.records.run import EvalRecord, ResumeProof, StepRecord
 from colakit.train.resume import STATE_FILE, plan_resumption
 from colakit.train.runs import RunFolder
 from colakit.train.sinks import JsonlSink, SinkSet

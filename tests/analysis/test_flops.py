@@ -8,7 +8,7 @@ from colakit.analysis.flops import step_flops
 from colakit.analysis.layers import block_layers
 from colakit.config.load import resolve
 from colakit.config.schema import ModelConfig, RunConfig
-from colakit.records import FlopRecord
+from colakit.records.analysis import FlopRecord
 
 # head_dim 4, K and V of width 4; ranks 12 // 4 = 3 and 20 // 4 = 5; 3 blocks
 SMALL = ModelConfig(d_model=12, n_layers=3, n_heads=3, n_kv_heads=1, d_ff=20, vocab_size=50, seq_len=7, fan_ratio=0.25)

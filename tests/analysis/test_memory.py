@@ -4,7 +4,7 @@ import pytest
 
 from colakit.analysis.memory import memory_ledger
 from colakit.config.load import resolve
-from colakit.records import MemoryRecord
+from colakit.records.analysis import MemoryRecord
 
 # d_model 24 in 4 heads of 6 with 2 key and value heads (so k and v are 12 wide), d_ff 40, 10 · 3 tokens. The rank is a
 # quarter of the input: 6, and 10 after the feed-forward.

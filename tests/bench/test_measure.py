@@ -15,7 +15,7 @@ from colakit.build import Machine
 from colakit.config.load import resolve
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
-from colakit.records import BenchRecord
+from colakit.records.bench import BenchRecord
 from colakit.train.step import StepResult, TrainStep
 
 CPU = Machine(torch.device("cpu"), torch.float32)

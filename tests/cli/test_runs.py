@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from colakit.checkpoint.folders import Checkpoints
-from colakit.records import ResumeProof
+from colakit.records.run import ResumeProof
 from colakit.train.lock import RunLock
 from colakit.train.trainer import Trainer
 from tests.train.tiny_runs import SETS, write_corpus

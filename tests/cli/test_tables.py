@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from colakit.config.presets import preset_names
-from colakit.records import SCHEMA_VERSION
+from colakit.records.base import SCHEMA_VERSION
 from colakit.report.tables import (
     add_name_column,
     add_number_column,

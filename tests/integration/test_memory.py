@@ -15,7 +15,7 @@ from colakit.config.presets import preset_names
 from colakit.config.schema import RunConfig
 from colakit.loss import loss_sums
 from colakit.model.documents import Documents
-from colakit.records import MemoryRecord
+from colakit.records.analysis import MemoryRecord
 from tests.storages import LiveStorages
 
 SMALL = ("model.n_layers=3", "model.vocab_size=1000", "model.seq_len=48", "train.batch_size=2", "model.remat=none")

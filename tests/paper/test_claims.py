@@ -13,7 +13,7 @@ from colakit.config.presets import preset_names
 from colakit.paper import methods
 from colakit.paper.claim import CAPTION, number, words
 from colakit.paper.claims import CLAIMS, PARTS, TABLE_6, AnyClaim, Claim, FormulaClaim, claim
-from colakit.records import BenchRecord
+from colakit.records.bench import BenchRecord
 
 SYSTEMS = [
     "Original",

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from rich.table import Table
 
-from colakit.records import ComponentFlops, FlopRecord, SeqLenFlops
+from colakit.records.analysis import ComponentFlops, FlopRecord, SeqLenFlops
 from colakit.report.flops import growth_table, step_notes, step_table, steps_table
 
 RECORD = FlopRecord(

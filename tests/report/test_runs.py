@@ -6,7 +6,8 @@ import re
 import pytest
 from rich.table import Table
 
-from colakit.records import BenchRecord, EvalRecord, OptimizerBenchRecord, OptimizerPart, RunSummary
+from colakit.records.bench import BenchRecord, OptimizerBenchRecord
+from colakit.records.run import EvalRecord, OptimizerPart, RunSummary
 from colakit.report.runs import bench_table, eval_table, optimizer_notes, optimizer_table, sample_text, summary_table
 from colakit.report.tables import print_table, stdout_console
 

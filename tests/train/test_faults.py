@@ -14,7 +14,7 @@ from colakit.checkpoint.folders import Checkpoints, verify
 from colakit.config.load import resolve
 from colakit.data.loader import Batch
 from colakit.errors import ConfigError, RunError
-from colakit.records import StepRecord
+from colakit.records.run import StepRecord
 from colakit.train.memory import memory_budget, out_of_memory_advice
 from colakit.train.step import StepResult, TrainStep
 from tests.train.tiny_runs import On, end, make_config, records, run, trainer, write_corpus

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from colakit.records import EvalRecord, StepRecord, to_json
+from colakit.records.base import to_json
+from colakit.records.run import EvalRecord, StepRecord
 from colakit.train.metrics import last_loss, last_records, trim
 
 

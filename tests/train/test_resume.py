@@ -20,7 +20,8 @@ from colakit.checkpoint.folders import Checkpoints
 from colakit.config.load import override, resolve
 from colakit.config.presets import preset_names
 from colakit.errors import CheckpointError, ConfigError, DataError, RunError
-from colakit.records import EvalRecord, StepRecord, to_json
+from colakit.records.base import to_json
+from colakit.records.run import EvalRecord, StepRecord
 from colakit.train import held_out as held_out_module
 from colakit.train.lock import RunLock
 from colakit.train.resume import MAY_CHANGE, plan_resumption, refuse_changes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from colakit.records import EvalRecord, StepRecord
+from colakit.records.run import EvalRecord, StepRecord
 from colakit.train.sinks import ConsoleSink, JsonlSink
 
 

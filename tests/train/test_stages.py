@@ -17,7 +17,7 @@ from colakit.data.prepare import prepare
 from colakit.data.split import Side
 from colakit.model.documents import Documents
 from colakit.model.lm import LM
-from colakit.records import RunSummary, StepRecord
+from colakit.records.run import RunSummary, StepRecord
 from colakit.train.inspection import inspect_data
 from colakit.train.runs import RunFolder
 from colakit.train.saved import evaluate_run

@@ -18,7 +18,7 @@ from colakit.config.load import resolve
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
 from colakit.errors import CheckpointError, ColakitError, DataError, RunError
-from colakit.records import EvalRecord, RunSummary, StepRecord
+from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.runs import RunFolder
 from colakit.train.saved import evaluate_run
 from colakit.train.sinks import JsonlSink, Sink, SinkSet, TensorBoardSink

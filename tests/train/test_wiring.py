@@ -26,7 +26,7 @@ from colakit.errors import ColakitError, DataError, RunError
 from colakit.evaluate.generate import generate
 from colakit.evaluate.loss import gzip_bits_per_byte
 from colakit.loss import IGNORE, LossSums, loss_sums
-from colakit.records import EvalRecord, RunSummary, StepRecord
+from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.sinks import ConsoleSink, JsonlSink, SinkSet, TensorBoardSink
 from colakit.train.step import TrainStep
 from colakit.train.trainer import Trainer

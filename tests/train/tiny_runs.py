@@ -8,7 +8,7 @@ from typing import Any
 from colakit.checkpoint.folders import Checkpoints
 from colakit.config.load import override, resolve
 from colakit.config.schema import RunConfig
-from colakit.records import EvalRecord, RunSummary, StepRecord
+from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.metrics import last_records
 from colakit.train.resume import plan_resumption
 from colakit.train.runs import RunFolder

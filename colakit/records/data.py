@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from colakit.records import Record
+from colakit.records.base import Record
 
 
 @dataclass(frozen=True)
