@@ -47,7 +47,7 @@ def resolve(preset: str, *, smoke_run: bool = False, data: str | None = None, se
     if data is not None:
         one = SourceConfig(source="files", path=data)
         layers.append(("--data", {"data": {**one.model_dump(), "sources": {}, "stages": (), **smoke.UNCLEANED}}))
-    set_layer, set_problems = parse_sets(sets)
+    set_layer, set_problems = parse_sets(sets, merge(layer for _, layer in layers))
     layers.append(("--set", set_layer))
     problems += set_problems
 
@@ -81,12 +81,13 @@ def from_saved(values: Layer) -> RunConfig:
 
 def override(config: RunConfig, sets: Sequence[str]) -> RunConfig:
     """`config` with ``--set`` strings over it. Raises ConfigError with every problem found."""
-    layer, problems = parse_sets(sets)
-    changed, field_problems = validate(merge([config.model_dump(), layer]))
+    stored = config.model_dump()
+    layer, problems = parse_sets(sets, stored)
+    changed, field_problems = validate(merge([stored, layer]))
     problems += [*field_problems, *(problem for problem, _ in rules.check(changed))]
     if problems:
         raise ConfigError(problems, of=config.preset)
-    return changed
+    return changed.model_copy(update={"data": _with_absolute_paths(changed.data)})
 
 
 def _leaves(values: Layer) -> Iterator[str]:

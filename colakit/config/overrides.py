@@ -1,4 +1,7 @@
-"""``--set section.key=value``: values in TOML, bare words taken as strings, ``none`` as unset where a field can be."""
+"""``--set section.key=value``: values in TOML, bare words taken as strings, ``none`` as unset where a field can be.
+
+A field of one source of several is ``data.sources.name.key``.
+"""
 
 import tomllib
 import types
@@ -6,30 +9,52 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Union
 
+from pydantic.fields import FieldInfo
+
 from colakit.config.fields import Layer, known_fields
+from colakit.config.schema import SourceConfig
 from colakit.errors import Problem
 
 
-def parse_sets(sets: Sequence[str]) -> tuple[Layer, list[Problem]]:
-    """The values of all ``--set`` strings, later ones winning, and a problem for each that is not of that form."""
+def parse_sets(sets: Sequence[str], below: Layer) -> tuple[Layer, list[Problem]]:
+    """The values of all ``--set`` strings, later ones winning, and a problem for each that is not of that form.
+
+    `below` is what they are put over. A source of it that has a field set is whole in the result.
+    """
     layer: Layer = {}
     problems = []
     for item in sets:
         path, equals, raw = item.partition("=")
-        section, dot, key = path.strip().partition(".")
-        if not (equals and dot and section and key and "." not in key):
+        keys = path.strip().split(".")
+        is_of_source = len(keys) == 4 and keys[:2] == ["data", "sources"]
+        if not (equals and all(keys) and (len(keys) == 2 or is_of_source)):
             fix = "Write --set section.key=value, as in --set train.max_steps=100."
             meant = [known for known in known_fields() if known.rpartition(".")[2] == path.strip()]
             fix += f" Did you mean {meant[0]}?" if meant else ""
             problems.append(Problem("--set", item, "not of the form section.key=value", fix))
             continue
-        layer.setdefault(section, {})[key] = _parse_value(f"{section}.{key}", raw.strip())
+        section, key = layer.setdefault(keys[0], {}), keys[-1]
+        if not is_of_source:
+            section[key] = _parse_value(raw.strip(), known_fields().get(".".join(keys)))
+            continue
+        sources = _tables(section.get("sources", below.get("data", {}).get("sources")))
+        if (source := sources.get(keys[2])) is not None:
+            source[key] = _parse_value(raw.strip(), SourceConfig.model_fields.get(key))
+            section["sources"] = sources
+        else:
+            there = f"There are {', '.join(sources)}." if sources else "There is one, without a name: set data.KEY."
+            problems.append(Problem("--set", item, f"no source is called {keys[2]}", there))
     return layer, problems
 
 
-def _parse_value(path: str, raw: str) -> Any:  # Any: a TOML value
-    """`raw` as TOML; a bare word is a string, and so is a number where the field only takes strings."""
-    info = known_fields().get(path)
+def _tables(value: object) -> dict[str, Layer]:
+    """Copies of the tables in `value`, if it is a table."""
+    tables = value.items() if isinstance(value, dict) else ()
+    return {name: dict(table) for name, table in tables if isinstance(table, dict)}
+
+
+def _parse_value(raw: str, info: FieldInfo | None) -> Any:  # Any: a TOML value
+    """`raw` as TOML; a bare word is a string, and so is a number where the field `info` only takes strings."""
     accepted = _accepted_types(info.annotation) if info is not None else set()
     if raw == "none" and type(None) in accepted and not _is_choice(info.annotation if info else None, "none"):
         return None

@@ -97,9 +97,9 @@ def refuse_changes(stored: RunConfig, wanted: RunConfig, *, steps: int) -> None:
     """Raise ConfigError, listing them, where fields differ that make a run, of which `steps` are made, what it is."""
     theirs, ours = dict(_leaves(stored)), dict(_leaves(wanted))
     problems = [
-        Problem(name, ours[name], f"the run has {theirs[name]!r}, and this makes it another run", "Leave it as it is.")
-        for name in ours
-        if ours[name] != theirs[name] and name not in MAY_CHANGE
+        Problem(name, ours.get(name), f"the run has {theirs.get(name)!r}, and this makes it another run", "Leave it.")
+        for name in ours | theirs
+        if ours.get(name) != theirs.get(name) and not _may_change(name)
     ]
     longer = wanted.train.max_steps
     if longer < steps:
@@ -112,10 +112,18 @@ def refuse_changes(stored: RunConfig, wanted: RunConfig, *, steps: int) -> None:
         raise ConfigError(problems, of=wanted.preset)
 
 
+def _may_change(field: str) -> bool:
+    return field in MAY_CHANGE or (field.startswith("data.sources.") and field.endswith(".path"))
+
+
 def _leaves(config: RunConfig) -> Iterator[tuple[str, object]]:
-    for section, values in config.model_dump().items():
-        if isinstance(values, dict):
-            yield from ((f"{section}.{name}", value) for name, value in values.items())
+    """Every field by its dotted name, those of each named source too."""
+    values = config.model_dump()
+    sources = values["data"].pop("sources")
+    tables = {**values, **{f"data.sources.{name}": source for name, source in sources.items()}}
+    for table, fields in tables.items():
+        if isinstance(fields, dict):
+            yield from ((f"{table}.{name}", value) for name, value in fields.items())
 
 
 def _newest(folder: RunFolder) -> Path:

@@ -126,6 +126,33 @@ def test_a_key_without_its_section_is_completed(problems_of: ProblemsOf) -> None
     assert problems_of("max_steps=3")["--set"].fix.endswith("Did you mean train.max_steps?")
 
 
+def test_a_field_of_one_source_of_several_is_set_by_its_name() -> None:
+    code = [
+        f"data.sources.code.{each}" for each in ("source=files", "path=mine", "dataset=none", "dataset_config=none")
+    ]
+    sets = ["data.sources.web.max_mb=3.5", *code, "data.sources.web.text_field=7"]
+    plain, changed = (resolve("smollm2-stages", sets=each).config.data.sources for each in ([], sets))
+    assert changed.keys() == plain.keys()
+    assert changed["web"] == plain["web"].model_copy(update={"max_mb": 3.5, "text_field": "7"})
+    assert changed["code"].path == str(Path("mine").absolute())
+    assert changed["maths"] == plain["maths"]
+    smoke = resolve("smollm2-stages", smoke_run=True, sets=sets[:1]).config.data.sources
+    assert (smoke["web"].source, smoke["web"].max_mb) == ("stdlib", 3.5)
+
+
+def test_faults_of_a_field_of_one_source() -> None:
+    for item, message in (
+        ("data.sources.wob.max_mb=1.0", r"no source is called wob\. There are web, maths, code\."),
+        ("data.sources.web.max_m=1.0", r"data\.sources\.web\.max_m = 1\.0: no such field\. Did you mean max_mb\?"),
+        ("data.sources.web.max_mb=x", r"data\.sources\.web\.max_mb = 'x': input should be a valid number"),
+        ("data.sources.web=x", r"not of the form section\.key=value"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            resolve("smollm2-stages", sets=[item])
+    with pytest.raises(ConfigError, match=r"no source is called web\. There is one, without a name: set data\.KEY\."):
+        resolve("cola", sets=["data.sources.web.max_mb=1.0"])
+
+
 def test_a_seed_that_torch_cannot_take_is_refused(problems_of: ProblemsOf) -> None:
     assert "less than" in problems_of(f"train.seed={2**63}")["train.seed"].rule
     assert resolve("cola", sets=[f"train.seed={2**63 - 1}"]).config.train.seed == 2**63 - 1

@@ -10,15 +10,17 @@ import pytest
 import torch
 
 from colakit.build import build_loader, build_schedule
-from colakit.config.load import resolve
+from colakit.config.load import override, resolve
 from colakit.config.schema import RunConfig
 from colakit.data.packing import PAD
 from colakit.data.prepare import prepare
 from colakit.data.split import Side
+from colakit.errors import ConfigError
 from colakit.model.documents import Documents
 from colakit.model.lm import LM
 from colakit.records.run import RunSummary, StepRecord
 from colakit.train.inspection import inspect_data
+from colakit.train.resume import Resumption, plan_resumption
 from colakit.train.runs import RunFolder
 from colakit.train.saved import evaluate_run
 from colakit.train.sinks import JsonlSink
@@ -122,6 +124,29 @@ def test_a_resumed_loader_goes_on_where_the_run_was(mixture: RunConfig, tmp_path
             for one, other in zip(rest, whole[first:], strict=True)
             for a, b in zip(one, other, strict=True)
         )
+
+
+def test_a_run_goes_on_where_a_named_source_has_moved(
+    mixture: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = mixture.model_copy(update={"train": mixture.train.model_copy(update={"checkpoint_every": 4})})
+    fit(config, tmp_path / "run")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "b.jsonl").rename(tmp_path / "moved" / "b.jsonl")
+    checkpoint = RunFolder(tmp_path / "run").checkpoints / "step-00000004"
+    monkeypatch.chdir(tmp_path / "moved")
+
+    def plan(*sets: str) -> Resumption:
+        return plan_resumption(checkpoint, lambda stored: override(stored, sets))
+
+    with pytest.raises(
+        ConfigError, match=r"data\.sources\.b\.part = '1/2': the run has None, and this makes it another"
+    ):
+        plan("data.sources.b.part=1/2")
+    resumption = plan("data.sources.b.path=b.jsonl")
+    assert Trainer(resumption.config, sinks=lambda _: Steps(), resume=resumption).fit().steps == 8
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["data"]["sources"]["b"]["path"] == str(tmp_path / "moved" / "b.jsonl")
 
 
 def test_documents_that_shall_not_see_each_other_do_not(
