@@ -50,6 +50,8 @@ def _problems(error: ErrorDetails) -> list[Problem]:
     rule = error["msg"][0].lower() + error["msg"][1:]
     if error["type"] == "tuple_type":
         rule = "not a list"
+    if error["type"] == "string_pattern_mismatch":
+        rule = "not of the form it must have"
     spelling = " Write true or false." if error["type"] == "bool_type" else ""
     return [Problem(_place(location), value, rule, f"Meaning: {_describe(location)}.{spelling}")]
 

@@ -66,7 +66,10 @@ def resolve(preset: str, *, smoke_run: bool = False, data: str | None = None, se
             problems.append(problem)
     if problems:
         raise ConfigError(problems, of=loaded.name)
-    return _derive(config, _origins(config, layers))
+    notes = []
+    if data is not None and base.data.sources:
+        notes.append(f"--data replaces the preset's sources ({', '.join(base.data.sources)}) and its stages.")
+    return _derive(config, _origins(config, layers), notes)
 
 
 def from_saved(values: Layer) -> RunConfig:
@@ -105,9 +108,8 @@ def _origins(config: RunConfig, layers: Sequence[tuple[str, Layer]]) -> dict[str
     return origins
 
 
-def _derive(config: RunConfig, origins: dict[str, str]) -> Resolved:
+def _derive(config: RunConfig, origins: dict[str, str], notes: list[str]) -> Resolved:
     """Fill in what follows from the rest: the warm-up of a short run, the micro-batch, the norm of Q, K, V."""
-    notes = []
     derived: Layer = {"optim": {}, "train": {}, "model": {}}
     warmup, steps = config.optim.warmup_steps, config.train.max_steps
     if warmup >= steps:

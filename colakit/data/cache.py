@@ -1,6 +1,8 @@
 """Folders of the user's cache that are either whole or absent, whoever writes them and whenever that is cut short."""
 
+import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -10,9 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from colakit.config.schema import DataConfig
 from colakit.data.paths import user_path
 from colakit.errors import DataError
+
+log = logging.getLogger(__name__)
 
 _TEMP_PREFIX = ".unfinished-"
 _ABANDONED_AFTER_S = 24 * 3600.0
@@ -27,6 +33,11 @@ def cache_root(config: DataConfig) -> Path:
         return user_path(config.cache_dir, "data.cache_dir")
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else user_path("~/.cache", "data.cache_dir")) / "colakit"
+
+
+def key_of(*parts: str | float) -> str:
+    """The name of what depends on `parts`."""
+    return hashlib.blake2b("\n".join(str(part) for part in parts).encode(), digest_size=12).hexdigest()
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -72,6 +83,22 @@ def writing(folder: Path) -> Iterator[None]:
             f"the cache folder {folder.parent} cannot be read or written: {error.strerror or error}. Give it room and "
             "permissions, or choose another place with --set data.cache_dir=PATH."
         ) from error
+
+
+@contextmanager
+def alone(lock_file: Path, waiting: str) -> Iterator[None]:
+    """Inside, no other process is, for the same `lock_file`; where one was before, `waiting` is logged."""
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info(waiting)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def cached_folder(folder: Path, write: Callable[[Path], None]) -> Path:

@@ -36,9 +36,9 @@ class Document:
         that of any n pieces in a row about f · n are below f · 2⁶⁴, and the second piece is below any.
         """
         digest = _digest()
-        for start in range(0, len(self.text), _PIECE_CHARS):
-            piece = self.text[start : start + _PIECE_CHARS].encode()
-            digest.update(piece.translate(None, _ASCII_SPACE).replace(_NO_BREAK_SPACE, b""))
+        for start in range(0, len(self.text), _HASHED_CHARS):
+            part = self.text[start : start + _HASHED_CHARS].encode()
+            digest.update(part.translate(None, _ASCII_SPACE).replace(_NO_BREAK_SPACE, b""))
         text = int.from_bytes(digest.digest(), "big")
         if self.piece is not None:
             return (self.piece - 1) * _GOLDEN_RATIO % 2**64, text
@@ -46,8 +46,13 @@ class Document:
         return (hash64(group.encode()) if hash_sign else text), text
 
 
+def id_of(value: object) -> str | None:
+    """The id that a record's ``id`` is: a string or a whole number; anything else is none."""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+
+
 _digest = partial(hashlib.blake2b, digest_size=8)
-_PIECE_CHARS = 2**20
+_HASHED_CHARS = 2**20
 _GOLDEN_RATIO = 0x9E3779B97F4A7C15  # its fraction, as a 64-bit number
 _ASCII_SPACE = b" \t\n\r\v\f"
 _NO_BREAK_SPACE = "\u00a0".encode()
@@ -58,8 +63,8 @@ def hash64(content: bytes) -> int:
     return int.from_bytes(_digest(content).digest(), "big")
 
 
-def pieces(text: str, size: int) -> Iterator[str]:
-    """`text` cut into pieces of at most `size` characters, where a byte-level tokenizer's words end.
+def cut_between_words(text: str, size: int) -> Iterator[str]:
+    """`text` cut into parts of at most `size` characters, where a byte-level tokenizer's words end.
 
     Those begin with the space before them and hold letters or other characters, not both, so that no token is parted.
     Of the last 64 Ki characters, the last place of the best kind is taken; without any, the cut falls at `size`.

@@ -11,9 +11,9 @@ from typing import Any
 
 from colakit.config.schema import SourceConfig
 from colakit.data import software_heritage
-from colakit.data.document import Document, OnBad
+from colakit.data.document import Document, OnBad, id_of
 from colakit.data.hub_find import BUGS, Source, explain, explained, find, listed, splits
-from colakit.data.tables import NOT_UTF8, NULL, values
+from colakit.data.tables import NOT_UTF8, NULL, holds_text, values
 from colakit.errors import DataError
 
 _ROWS = 1000
@@ -124,11 +124,9 @@ class HubDataset:
         )
 
     def _check_type(self, table: Any) -> None:  # Any: pyarrow has no types
-        from pyarrow import types
-
         field = self._config.text_field
         kind = table.schema.field(field).type
-        if not (types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind)):
+        if not holds_text(kind):
             raise DataError(
                 f"column {field!r} of the dataset {self._name} is of type {kind}, not string. Name one that holds "
                 "text, as in --set data.text_field=content."
@@ -140,8 +138,7 @@ def _documents(table: Any, field: str) -> Iterator[Document | DataError]:  # Any
     names = values(table["id"]) if "id" in table.column_names else [None] * len(texts)
     for text, name in zip(texts, names, strict=True):
         if isinstance(text, str):
-            is_name = isinstance(name, str | int) and not isinstance(name, bool)
-            yield Document(text, str(name) if is_name else None)
+            yield Document(text, id_of(name))
         elif text is None:
             yield DataError(f"{field!r} {NULL}")
         else:

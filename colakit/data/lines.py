@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from colakit.data.document import Document, OnBad
+from colakit.data.document import Document, OnBad, id_of
 from colakit.data.meter import Meter
 from colakit.errors import DataError
 
 MIN_CHUNK_BYTES = 8 * 1024
 MAX_CHUNK_BYTES = 16 * 1024
-MAX_LINE_CHARS = 16 * 1024
+LINE_PART_CHARS = 16 * 1024
 _BOM = b"\xef\xbb\xbf"
 _HEAD_BYTES = 64 * 1024
 
@@ -25,7 +25,7 @@ def read_txt(path: Path, name: str | None, on_bad: OnBad, meter: Meter) -> Itera
     A cut comes before a line with text: after a blank line once there are 8 KiB, after any line once there are
     16 KiB. With a `name`, the documents are one group of it; without, they are pieces, each a group.
     """
-    chunks = _chunks(piece for _, line in read_lines(path, on_bad, meter) for piece in _pieces(line))
+    chunks = _chunks(part for _, line in read_lines(path, on_bad, meter) for part in _line_parts(line))
     for index, text in enumerate(chunks):
         if text.strip():
             yield Document(text, piece=index) if name is None else Document(text, f"{name}#{index}")
@@ -119,12 +119,17 @@ def _decode(raw: bytes, path: Path, number: int) -> str:
         ) from error
 
 
-def _pieces(line: str) -> Iterator[str]:
-    """The line, or a giant one cut behind spaces, so that a text without line ends still makes documents."""
+def _line_parts(line: str) -> Iterator[str]:
+    """The line, or a giant one cut behind spaces, so that a text without line ends still makes documents.
+
+    A cut depends on what is before it alone: what is appended to a text moves none.
+    """
     start = 0
-    while len(line) - start > MAX_LINE_CHARS:
-        space = line.rfind(" ", start, start + MAX_LINE_CHARS)
-        end = space + 1 if space >= start else start + MAX_LINE_CHARS
+    while len(line) - start > LINE_PART_CHARS:
+        space = line.find(" ", start + LINE_PART_CHARS - 1, start + 2 * LINE_PART_CHARS)
+        end = space + 1 if space >= 0 else start + 2 * LINE_PART_CHARS
+        if end >= len(line):
+            break
         yield line[start:end]
         start = end
     yield line[start:]
@@ -164,9 +169,7 @@ def _parse(line: str, where: str, text_field: str) -> Document:
     text, name = row[text_field], row.get("id")
     if not isinstance(text, str):
         raise DataError(f"{where}: {text_field!r} is {_json_type(text)}, not a string. Write the text as one string.")
-    if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
-        raise DataError(f"{where}: 'id' is {_json_type(name)}. It must be a string or a whole number, or be left out.")
-    document = Document(text, None if name is None else str(name))
+    document = Document(text, id_of(name))
     _check_unicode(document, where)
     return document
 

@@ -36,11 +36,14 @@ class Files:
         find_files(self._pattern)
 
     def identity(self) -> str:
-        """Of names below what was asked for, contents, and how each is read; not of where they lie."""
+        """Of the contents, in the order of the names, and how each is read; not of where they lie."""
         self._files = find_files(self._pattern)
         self._stamps = {file.path: _stamp(file.path) for file in self._files}
-        parts = [f"{f.name}\0{f.ending}\0{f.is_one_of_many}\0{file_digest(f.path, self._cache)}" for f in self._files]
-        return "\n".join([f"files {READER_VERSION} {self._text_field}", *parts])
+        return "\n".join([f"files {READER_VERSION}", *map(self._identity_of, self._files)])
+
+    def _identity_of(self, file: SourceFile) -> str:
+        reading = (_group(file) or "") if file.ending == ".txt" else self._text_field
+        return f"{file.ending}\0{reading}\0{file_digest(file.path, self._cache)}"
 
     def check_unchanged(self) -> None:
         """Raise DataError where a file is not what `identity` saw."""
@@ -84,14 +87,17 @@ class Files:
 
     def _read_file(self, file: SourceFile, on_bad: OnBad, meter: Meter) -> Iterator[Document]:
         if file.ending == ".txt":
-            # One of many is held out as a whole, under its name, quoted since a "#" would end it.
-            name = quote(file.name) if file.is_one_of_many else None
-            yield from read_txt(file.path, name, on_bad, meter)
+            yield from read_txt(file.path, _group(file), on_bad, meter)
         elif file.ending == ".parquet":
             yield from read_parquet(file.path, self._text_field, on_bad)
             meter.pass_over(file.n_bytes)
         else:
             yield from read_jsonl(file.path, self._text_field, on_bad, meter)
+
+
+def _group(file: SourceFile) -> str | None:
+    """The group that a .txt is held out in: one of many in its own, by its name; none for one that is cut."""
+    return quote(file.name) if file.is_one_of_many else None  # quoted, since a "#" would end it
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -4,10 +4,9 @@ What costs is kept: the documents' tokens, under a key of what was read, how it 
 sequence length and packing are arithmetic over them.
 """
 
-import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,24 +15,21 @@ from typing import Any
 import numpy as np
 
 from colakit.config.schema import DataConfig
-from colakit.data.bpe import TRAINER_VERSION, train_bpe
-from colakit.data.cache import cache_root, cached_folder, writing
+from colakit.data.cache import alone, cache_root, cached_folder, key_of, writing
 from colakit.data.document import fail
+from colakit.data.own_bpe import own_bpe
 from colakit.data.packing import PACKING_VERSION, Blocks, Joined, Packed, Padded
 from colakit.data.pretrained import check_tokenizer, load_tokenizer
 from colakit.data.sources import Source, Tally, no_text
-from colakit.data.split import Side, Sides, split_sources
-from colakit.data.store import STORE_VERSION, DocumentStore, Facts, StoreWriter, is_complete
-from colakit.data.tokenise import Watch, read_facts, tokenise, unwatched
-from colakit.data.tokenizer import Tokenizer, read_tokenizer
+from colakit.data.split import Side, Sides, split_sources, warn_of_shares
+from colakit.data.store import STORE_VERSION, DocumentStore, StoreWriter, is_complete
+from colakit.data.tokenise import Watch, tokenise, unwatched
+from colakit.data.tokenizer import Tokenizer
 from colakit.errors import ConfigError, DataError, Problem
-from colakit.units import human_count
 
 log = logging.getLogger(__name__)
 
 _PROMPT_TOKENS = 64
-_MOST_TRAINER_BYTES = 2**28
-"""Of text that a tokenizer is trained on: more changes its words little, and costs memory."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +130,13 @@ def prepare(config: DataConfig, *, seq_len: int, vocab_size: int, watch: Watch =
         source.check()
     identities = [source.identity() for source in sources]
     if tokenizer is None:
-        tokenizer = _trained_bpe(config, sources, identities, vocab_size, watch)
+        tokenizer = own_bpe(config, sources, identities, vocab_size, watch)
         _check_vocab(tokenizer, vocab_size)
     pairs = zip(sources, identities, strict=True)
     stores = [_store(config, source, identity, tokenizer, watch) for source, identity in pairs]
     sides = split_sources([store.facts for store in stores], config.val_fraction, [s.label for s in sources])
+    for source, store, side in zip(sources, stores, sides, strict=True):
+        warn_of_shares(store.facts, side, config.val_fraction, source.label)
     packing = (config.max_document_mb, config.packing, seq_len, config.val_fraction, PACKING_VERSION)
     names = [source.name for source in sources]
     # What nobody can read again is told apart by what was stored of it.
@@ -149,7 +147,7 @@ def prepare(config: DataConfig, *, seq_len: int, vocab_size: int, watch: Watch =
             _prepared(source, store, side, config, tokenizer, seq_len)
             for source, store, side in zip(sources, stores, sides, strict=True)
         ),
-        fingerprint=_key(*names, *identities, *unpinned, tokenizer.fingerprint, *packing),
+        fingerprint=key_of(*names, *identities, *unpinned, tokenizer.fingerprint, *packing),
         isolate_eot=tokenizer.eot_id if config.isolates_documents else None,
     )
     _check_length(data, seq_len)
@@ -161,73 +159,9 @@ def _open(config: DataConfig) -> list[Source]:
     return [Source(name, source, config, cache) for name, source in config.mixture.items()]
 
 
-def _trained_bpe(
-    config: DataConfig, sources: Sequence[Source], identities: Sequence[str], vocab_size: int, watch: Watch
-) -> Tokenizer:
-    """A BPE of the training documents alone: what is held out must not shape its tokens."""
-
-    def write(folder: Path) -> None:
-        facts = [_facts(source, config, watch) for source in sources]
-        sides = split_sources(facts, config.val_fraction, [source.label for source in sources])
-        trained_on = [f.n_bytes[side == Side.TRAIN] for f, side in zip(facts, sides, strict=True)]
-        n_bytes = sum(int(each.sum()) for each in trained_on)
-        log.info(
-            "Preparing data: training a tokenizer of %d tokens on the %d training documents, %sB of text%s …",
-            vocab_size,
-            sum(len(each) for each in trained_on),
-            human_count(n_bytes),
-            f", of which {human_count(_MOST_TRAINER_BYTES)}B are enough" if n_bytes > _MOST_TRAINER_BYTES else "",
-        )
-        tokenizer = train_bpe(_trainer_texts(sources, facts, sides, n_bytes), vocab_size)
-        if tokenizer.n_tokens < vocab_size:
-            log.warning(
-                "The text has only %d tokens to learn, and the model %d rows for them. Set model.vocab_size=%d.",
-                tokenizer.n_tokens,
-                vocab_size,
-                tokenizer.n_tokens,
-            )
-        tokenizer.save(folder)
-
-    key = _key(*identities, config.val_fraction, vocab_size, TRAINER_VERSION)
-    folder = cached_folder(cache_root(config) / "tokenizers" / key, write)
-    try:
-        return read_tokenizer(folder, source="bpe")
-    except DataError as error:
-        raise DataError(f"{error} Remove {folder}; it will be made anew.") from error
-
-
-def _facts(source: Source, config: DataConfig, watch: Watch) -> Facts:
-    tally = Tally()
-    facts = read_facts(source, tally, watch)
-    if len(facts.n_bytes) == 0:
-        raise no_text(source, tally, config)
-    return facts
-
-
-def _trainer_texts(
-    sources: Sequence[Source], facts: Sequence[Facts], sides: Sequence[Sides], n_bytes: int
-) -> Iterator[str]:
-    """The training texts of all sources; of a large corpus a part, chosen by hash."""
-    limit = min(1.0, _MOST_TRAINER_BYTES / max(1, n_bytes)) * 2**32
-    for source, known, side in zip(sources, facts, sides, strict=True):
-        wanted = (side == Side.TRAIN) & (known.texts % 2**32 < limit)
-        for i, (_, document) in enumerate(source.documents(Tally())):
-            if i >= len(wanted) or document.hashes()[1] != known.texts[i]:
-                raise _changed(source)
-            if wanted[i]:
-                yield document.text
-        source.check_unchanged()
-
-
-def _changed(source: Source) -> DataError:
-    return DataError(
-        f"{source.label}: the data changed while it was being read. Wait until it is complete, then start again."
-    )
-
-
 def _store(config: DataConfig, source: Source, identity: str, tokenizer: Tokenizer, watch: Watch) -> DocumentStore:
     """The tokenised documents of `source`; finished parts of an interrupted call are kept."""
-    key = _key(identity, tokenizer.fingerprint, config.max_document_mb, STORE_VERSION)
+    key = key_of(identity, tokenizer.fingerprint, config.max_document_mb, STORE_VERSION)
     folder = cache_root(config) / "tokens" / key
 
     def fill(folder: Path) -> None:
@@ -246,22 +180,26 @@ def _store(config: DataConfig, source: Source, identity: str, tokenizer: Tokeniz
 
     with writing(folder):
         if not is_complete(folder):
-            if source.is_replayable:
-                fill(folder)
-            else:
-                log.warning(
-                    "%s is not pinned to a commit: what is prepared now stays as it is, but an interrupted preparation "
-                    "begins anew, and another machine may prepare something else.",
-                    source.label,
-                )
-                cached_folder(folder, fill)
+            waiting = f"Another process is preparing {source.label}: waiting for it …"
+            with alone(cache_root(config) / "locks" / f"{key}.lock", waiting):
+                if not is_complete(folder):
+                    fill(folder) if source.is_replayable else _fill_whole(source, folder, fill)
         store = DocumentStore(folder)
     _check_bad(config, store.bad)
     if len(store) == 0:
         raise no_text(source, Tally(store.short, store.n_bad, list(store.bad)), config)
     if store.n_bad:
-        log.warning("%s: %d bad records left out, the first: %s", source.label, store.n_bad, store.bad[0])
+        log.warning("%s: bad records left out: %d, the first: %s", source.label, store.n_bad, store.bad[0])
     return store
+
+
+def _fill_whole(source: Source, folder: Path, fill: Callable[[Path], None]) -> None:
+    log.warning(
+        "%s is not pinned to a commit: what is prepared now stays as it is, but an interrupted preparation begins "
+        "anew, and another machine may prepare something else.",
+        source.label,
+    )
+    cached_folder(folder, fill)
 
 
 def _check_bad(config: DataConfig, bad: Sequence[str]) -> None:
@@ -281,10 +219,6 @@ def _prepared(
     return PreparedSource(
         source.name, source.label, store, sides, source.is_replayable, blocks(Side.TRAIN), blocks(Side.HELD_OUT)
     )
-
-
-def _key(*parts: str | float) -> str:
-    return hashlib.blake2b("\n".join(str(part) for part in parts).encode(), digest_size=12).hexdigest()
 
 
 def _check_vocab(tokenizer: Tokenizer, vocab_size: int) -> None:

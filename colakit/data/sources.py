@@ -119,20 +119,20 @@ class Source:
 
         Raises DataError naming file and line of the first fault, unless bad records are to be skipped.
         """
-        if start == END:
+        most = float("inf") if self.config.max_mb is None else 1e6 * self.config.max_mb
+        if start == END or tally.n_bytes >= most:
             return
         data = self._data
         on_bad = fail if data.on_bad_record == "fail" else tally.add_bad
-        most = float("inf") if self.config.max_mb is None else 1e6 * self.config.max_mb
         for position, document in self._reader.read(on_bad, start, meter or Meter()):
-            if tally.n_bytes >= most:
-                return
             text = _clean(document.text, data)
             if not has_words(text, data.min_words):
                 tally.short += 1
             elif text.strip() and _is_of_part(document, self.config.part):
                 tally.n_bytes += len(text.encode())
                 yield position, replace(document, text=text)
+                if tally.n_bytes >= most:
+                    return
 
 
 def _reader(config: SourceConfig, data: DataConfig, cache: Path) -> Reader:

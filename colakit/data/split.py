@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 _LOPSIDED_SHARE = 0.2
 _LOPSIDED_FACTOR = 5.0
-_ADVICE = "give one .txt by itself, longer than 32 KiB, or more documents"
+_ADVICE = "Give more documents, or a single .txt of more than 32 KiB by its own name"
 
 
 class Side(IntEnum):
@@ -40,8 +40,7 @@ Sides: TypeAlias = NDArray[np.uint8]
 def split_sources(facts: Sequence[Facts], val_fraction: float, labels: Sequence[str]) -> list[Sides]:
     """The sides of the documents of each source. A text that one holds out, no other trains on.
 
-    Logs a warning where far more or less is held out than asked for. Raises DataError, naming the source, where one of
-    its sides would be empty.
+    Raises DataError, naming the source, where one of its sides would be empty.
     """
     held_out = [_is_below(source.groups, val_fraction) for source in facts]
     texts = np.unique(np.concatenate([source.texts[held] for source, held in zip(facts, held_out, strict=True)]))
@@ -59,46 +58,48 @@ def _is_below(groups: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
 
 
 def _check(facts: Facts, sides: Sides, val_fraction: float, label: str) -> None:
-    n_held_out, n_dropped = (int((sides == side).sum()) for side in (Side.HELD_OUT, Side.DUPLICATE))
     n_groups = len(np.unique(facts.groups))
     if n_groups < 2:
         raise DataError(
-            f"{label} holds too little text to hold some out: {_ADVICE}. Its {len(sides)} document(s) are one group, "
-            "which is never divided; so are ids such as 'book#1' and 'book#2', the text of one .txt among several, and "
-            "equal texts."
+            f"{label} is one group of documents, which is never divided, so that nothing can be held out of it. "
+            "Documents are one group whose ids are the same before a '#', whose texts are equal, or who are of one "
+            f".txt in a folder. {_ADVICE}."
         )
-    if not n_held_out:
+    if not (sides == Side.HELD_OUT).any():
         fraction = _least_fraction(facts.groups)
         would = facts.n_bytes[_is_below(facts.groups, fraction)]
         raise DataError(
             f"{label}: none of its {n_groups} groups of documents has a hash below data.val_fraction = "
             f"{val_fraction:g}, so that nothing is held out to evaluate on. Use --set data.val_fraction={fraction}, "
-            f"which holds out {human_count(would.sum())}B of {human_count(facts.n_bytes.sum())}B; or {_ADVICE}."
+            f"which holds out {human_count(would.sum())}B of {human_count(facts.n_bytes.sum())}B. {_ADVICE}."
         )
     if not (sides == Side.TRAIN).any():
         raise DataError(
-            f"{label} leaves nothing to train on: {_ADVICE}, or lower data.val_fraction. At {val_fraction} it holds "
-            f"out {n_held_out} document(s), and {n_dropped} more repeat their text."
+            f"{label} leaves nothing to train on. Lower data.val_fraction, which at {val_fraction:g} holds out "
+            f"{(sides == Side.HELD_OUT).sum()} document(s), and {(sides == Side.DUPLICATE).sum()} more repeat their "
+            f"text. {_ADVICE}."
         )
+
+
+def warn_of_shares(facts: Facts, sides: Sides, val_fraction: float, label: str) -> None:
+    """Log where far more or less is held out than asked for, or much dropped."""
+    n_dropped = int((sides == Side.DUPLICATE).sum())
     if n_dropped > _LOPSIDED_SHARE * len(sides):
-        log.warning(
-            "%s: %d of %d documents are dropped: their text is among what is held out.",
-            label,
-            n_dropped,
-            len(sides),
-        )
+        told = "%s: %d of %d documents are dropped: their text is among what is held out."
+        log.warning(told, label, n_dropped, len(sides))
     held_out_bytes, text_bytes = int(facts.n_bytes[sides == Side.HELD_OUT].sum()), int(facts.n_bytes.sum())
     is_much = held_out_bytes > max(_LOPSIDED_SHARE, _LOPSIDED_FACTOR * val_fraction) * text_bytes
     is_little = _LOPSIDED_FACTOR * held_out_bytes < val_fraction * text_bytes
     if is_much or is_little:
         log.warning(
-            "%s: %sB of %sB of text are held out, though data.val_fraction is %g: there are few documents, or large "
-            "groups of them. %s.",
+            "%s: %sB of %sB of text are held out, though data.val_fraction is %g: its %d groups are few, or of very "
+            "different sizes. %s data.val_fraction changes that.",
             label,
             human_count(held_out_bytes),
             human_count(text_bytes),
             val_fraction,
-            "Raise it" if is_little else "Give more, or ids that make smaller groups",
+            len(np.unique(facts.groups)),
+            "A higher" if is_little else "More text, or a lower",
         )
 
 

@@ -9,7 +9,7 @@ its files, which are remembered while the files stay as they are.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,14 +72,14 @@ class StoreWriter:
 
         lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        values = np.concatenate([*tokens, np.empty(0, np.uint32)]).astype(self._dtype)
+        values = np.concatenate([*tokens, np.empty(0, np.uint32)], dtype=self._dtype, casting="unsafe")
         columns = {
             "tokens": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values)),
             "group": pa.array(facts.groups),
             "text": pa.array(facts.texts),
             "n_bytes": pa.array(facts.n_bytes),
         }
-        metadata = {**state.__dict__, "digest": _digest(lengths, [values], facts, state)}
+        metadata = {**asdict(state), "digest": _digest(lengths, [values], facts, state)}
         table = pa.table(columns).replace_schema_metadata({_STATE: json.dumps(metadata).encode()})
 
         def write(path: Path) -> None:
@@ -92,7 +92,7 @@ class StoreWriter:
     def finish(self, state: PartState) -> None:
         """Declare the store complete. Raises OSError."""
         digests = [file_digest(_part_path(self.folder, i), self.folder) for i in range(self.n_parts)]
-        content = {**state.__dict__, "parts": digests}
+        content = {**asdict(state), "parts": digests}
         write_whole(self.folder / _DONE, lambda path: path.write_text(json.dumps(content), encoding="utf-8"))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from colakit.data.document import Document, OnBad
+from colakit.data.document import Document, OnBad, id_of
 from colakit.errors import DataError
 
 _BATCH_BYTES = 2**24
@@ -25,7 +25,7 @@ def read_parquet(path: Path, text_field: str, on_bad: OnBad) -> Iterator[Documen
         elif isinstance(text, UnicodeDecodeError):
             on_bad(DataError(f"{path}, row {number}: {text_field!r} {NOT_UTF8.format(text)}"))
         elif text.strip():
-            yield Document(text, None if name is None or isinstance(name, UnicodeDecodeError) else str(name))
+            yield Document(text, id_of(name))
 
 
 def _rows(path: Path, text_field: str) -> Iterator[dict[str, Any]]:  # Any: an id is of whatever type the file has
@@ -49,8 +49,6 @@ def _rows_per_batch(metadata: Any) -> int:  # Any: pyarrow has no types
 
 
 def _check_columns(schema: Any, path: Path, text_field: str) -> list[str]:  # Any: pyarrow has no types
-    import pyarrow
-
     if text_field not in schema.names:
         held = ", ".join(repr(name) for name in schema.names) or "none"
         raise DataError(
@@ -60,11 +58,18 @@ def _check_columns(schema: Any, path: Path, text_field: str) -> list[str]:  # An
     if schema.names.count(text_field) > 1:
         raise DataError(f"{path}: several columns are called {text_field!r}. Rename all but one.")
     kind = schema.field(text_field).type
-    if pyarrow.types.is_dictionary(kind):  # a category of pandas; its rows are read as what it stands for
-        kind = kind.value_type
-    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+    if not holds_text(kind):
         raise DataError(f"{path}: column {text_field!r} is of type {kind}, not string. Write the texts as strings.")
     return [name for name in (text_field, "id") if name in schema.names]
+
+
+def holds_text(kind: Any) -> bool:  # Any: pyarrow has no types
+    """Whether a column of this type can be read as texts: of strings, or of nulls alone, each of them a bad record."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):  # a category of pandas; its rows are read as what it stands for
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind))
 
 
 def values(column: Any) -> list[Any]:  # Any: pyarrow has no types

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from colakit.data.ahead import ahead
-from colakit.data.document import Document, pieces
+from colakit.data.document import Document, cut_between_words
 from colakit.data.meter import Meter
 from colakit.data.sources import END, START, Position, Source, Tally
 from colakit.data.store import Facts, PartState, StoreWriter
@@ -25,7 +25,7 @@ from colakit.errors import DataError
 
 _BATCH_CHARS = 2_000_000
 """Enough to keep every core busy, little enough to hold: an encoding takes some hundred bytes for each token."""
-_PIECE_CHARS = 1_000_000
+_PART_CHARS = 1_000_000
 _PART_BYTES = 2**25
 _BATCHES_AHEAD = 2
 _ENCODERS = 2
@@ -78,8 +78,8 @@ def tokenise(
         closing(ahead(_encode_batches(batches, tokenizer, max_document_mb), 1)) as encoded,
     ):
         try:
-            for batch, groups in encoded:
-                tokens += groups.documents(tokenizer.eot_id)
+            for batch, ids in encoded:
+                tokens += ids.take(tokenizer.eot_id)
                 held.append(batch.facts)
                 state = batch.state
                 n_documents += len(batch.documents)
@@ -120,7 +120,7 @@ def _batches(source: Source, start: PartState, meter: Meter, tally: Tally | None
     tally = tally if tally is not None else Tally(start.short, start.n_bad, list(start.bad), start.n_bytes)
     held: list[Document] = []
     n_chars = 0
-    position = start.position
+    state = start
     documents = source.documents(tally, start.position, meter)
     while True:
         try:
@@ -128,22 +128,26 @@ def _batches(source: Source, start: PartState, meter: Meter, tally: Tally | None
         except StopIteration:
             break
         except DataError:
-            if held:  # what comes before the fault is worth keeping
-                yield _batch(held, position, tally, meter)
+            if held:  # what comes before the fault is worth keeping; what was left out behind it is met again
+                yield _batch(held, state, meter)
             raise
+        state = _state(position, tally)
         held.append(document)
         n_chars += len(document.text)
         if n_chars >= _BATCH_CHARS:
-            yield _batch(held, position, tally, meter)
+            yield _batch(held, state, meter)
             held, n_chars = [], 0
     # Also where no document is left, records that were left out behind the last one count.
-    yield _batch(held, END, tally, meter)
+    yield _batch(held, _state(END, tally), meter)
 
 
-def _batch(documents: list[Document], position: Position, tally: Tally, meter: Meter) -> _Batch:
+def _state(position: Position, tally: Tally) -> PartState:
+    return PartState(position, tally.short, tally.n_bad, tuple(tally.bad), tally.n_bytes)
+
+
+def _batch(documents: list[Document], state: PartState, meter: Meter) -> _Batch:
     hashes = np.array([document.hashes() for document in documents], dtype=np.uint64).reshape(-1, 2)
     n_bytes = np.array([len(document.text.encode()) for document in documents], dtype=np.int64)
-    state = PartState(position, tally.short, tally.n_bad, tuple(tally.bad), tally.n_bytes)
     return _Batch(documents, Facts(hashes[:, 0], hashes[:, 1], n_bytes), state, meter.done)
 
 
@@ -153,33 +157,34 @@ def _no_facts() -> Facts:
 
 @dataclass
 class _Encoded:
-    """What the pieces of some texts were encoded to."""
+    """What the parts of some texts were encoded to."""
 
     n_texts: int
     ids: list[tuple[int, NDArray[np.uint32]]]
-    """Of pieces in their order, each with the number of its text: those that are arrays already."""
+    """Of parts in their order, each with the number of its text: those that are arrays already."""
     last: list[tuple[int, Encoding]]
-    """The pieces behind them."""
+    """The parts behind them."""
 
-    def documents(self, eot_id: int) -> list[NDArray[np.uint32]]:
-        """The ids of each text, `eot_id` behind them where there are any."""
+    def take(self, eot_id: int) -> list[NDArray[np.uint32]]:
+        """The ids of each text, `eot_id` behind them where there are any. They are not kept here."""
         of_text: list[list[NDArray[np.uint32]]] = [[] for _ in range(self.n_texts)]
         for number, ids in (*self.ids, *((number, _array(encoding)) for number, encoding in self.last)):
             of_text[number].append(ids)
+        self.ids, self.last = [], []
         eot = np.array([eot_id], dtype=np.uint32)
         return [np.concatenate([*parts, eot] if any(map(len, parts)) else [eot[:0]]) for parts in of_text]
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str], max_document_mb: float) -> _Encoded:
-    """Nothing at all for a text the tokenizer makes nothing of; in pieces where it has more than `max_document_mb`."""
+    """Nothing at all for a text the tokenizer makes nothing of; in parts where it has more than `max_document_mb`."""
     longest = max(1, int(max_document_mb * 1e6))
-    # Pieces are smaller than that, so that a giant document keeps every core busy, and little memory.
-    parts = [(number, piece) for number, text in enumerate(texts) for piece in _pieces(text, longest)]
+    # Parts are smaller than that, so that a giant document keeps every core busy, and little memory.
+    parts = ((number, part) for number, text in enumerate(texts) for part in _parts(text, longest))
     encoded = _Encoded(len(texts), [], [])
     for group in _groups(parts):
         # An encoding is many times its ids: of a giant document, only those of one group are held.
         encoded.ids += [(number, _array(encoding)) for number, encoding in encoded.last]
-        encodings = tokenizer.encodings([piece for _, piece in group])
+        encodings = tokenizer.encodings([part for _, part in group])
         encoded.last = [(number, encoding) for (number, _), encoding in zip(group, encodings, strict=True)]
     return encoded
 
@@ -213,15 +218,15 @@ def _array(encoding: Encoding) -> NDArray[np.uint32]:
     return np.frombuffer(array("I", encoding.ids), dtype=np.uint32)  # twice as fast as np.array(…)
 
 
-def _pieces(text: str, longest: int) -> Iterable[str]:
-    """`text`, or where it has more than `longest` bytes of UTF-8, pieces that have hardly more."""
+def _parts(text: str, longest: int) -> Iterable[str]:
+    """`text`, or where it has more than `longest` bytes of UTF-8, parts that have hardly more."""
     n_bytes = len(text.encode()) if 4 * len(text) > longest else 0  # a character has at most four
     if n_bytes <= longest:
         return (text,)
-    return pieces(text, max(1, min(longest * len(text) // n_bytes, _PIECE_CHARS)))
+    return cut_between_words(text, max(1, min(longest * len(text) // n_bytes, _PART_CHARS)))
 
 
-def _groups(parts: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+def _groups(parts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
     """`parts` in order, in groups that can be encoded at once."""
     held: list[tuple[int, str]] = []
     n_chars = 0

@@ -58,7 +58,7 @@ def stages_table(record: DataRecord) -> Table:
 
 def lengths_table(source: SourceRecord) -> Table:
     """Documents by length, in bins that double."""
-    table = new_table(f"{source.name}: documents by length")
+    table = new_table(f"{source.name}: documents by length, training and held-out")
     for column in ("tokens", "documents", "tokens in all"):
         add_number_column(table, column)
     add_name_column(table, "")

@@ -26,7 +26,7 @@ from colakit.data.ahead import ahead
 from colakit.data.loader import Batch, TrainLoader
 from colakit.data.prepare import check_sources, prepare
 from colakit.data.tokenise import Watch, unwatched
-from colakit.errors import RunError
+from colakit.errors import DataError, RunError
 from colakit.evaluate.loss import byte_lengths, count_bytes
 from colakit.model.lm import LM
 from colakit.records.run import EvalRecord, RunSummary, StepRecord
@@ -73,7 +73,11 @@ class Trainer:
             else:
                 on_failure.callback(resume.folder.lock.release)
                 resume.folder.lock.acquire()
-            check_sources(config.data)
+            try:
+                check_sources(config.data)
+            except DataError as error:
+                moved = " Where the data has moved: --set data.path=PATH, of a named source data.sources.NAME.path."
+                raise error if resume is None else DataError(f"{error}{moved}") from error
             self.machine: Machine = pick_machine(config)
             model = config.model
             self.data = prepare(config.data, seq_len=model.seq_len, vocab_size=model.vocab_size, watch=watch)

@@ -63,7 +63,7 @@ def test_a_second_call_neither_reads_nor_tokenises(data: Run, monkeypatch: pytes
         raise AssertionError("the cache was not used")
 
     monkeypatch.setattr(Tokenizer, "encodings", refuse)
-    monkeypatch.setattr("colakit.data.prepare.train_bpe", refuse)
+    monkeypatch.setattr("colakit.data.own_bpe.train_bpe", refuse)
     assert record_of(data("inspect", "--json")) == first
 
 

@@ -223,6 +223,12 @@ def test_later_layers_win_and_are_named(tmp_path: Path) -> None:
     assert (config.optim.weight_decay, origins["optim.weight_decay"]) == (0.01, "default")
 
 
+def test_data_says_what_it_replaces() -> None:
+    (note,) = resolve("smollm2-stages", smoke_run=True, data="mine.txt").notes
+    assert note == "--data replaces the preset's sources (web, maths, code) and its stages."
+    assert resolve("cola", smoke_run=True, data="mine.txt").notes == ()
+
+
 def test_set_wins_over_data() -> None:
     resolved = resolve("cola", data="a.txt", sets=["data.path=b.txt"])
     assert (resolved.config.data.path, resolved.origins["data.path"]) == (str(Path.cwd() / "b.txt"), "--set")

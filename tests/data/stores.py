@@ -27,4 +27,4 @@ def make_store(folder: Path, parts: Sequence[Iterable[list[int]]], n_ids: int = 
 
 def encode_documents(tokenizer: Tokenizer, texts: Sequence[str], max_document_mb: float) -> list[NDArray[np.uint32]]:
     """The ids of each text, and its end-of-text token."""
-    return _encode(tokenizer, texts, max_document_mb).documents(tokenizer.eot_id)
+    return _encode(tokenizer, texts, max_document_mb).take(tokenizer.eot_id)

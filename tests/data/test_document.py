@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Backend
 
 from colakit.data import document as document_module
 from colakit.data.bpe import train_bpe
-from colakit.data.document import Document, hash64, pieces
+from colakit.data.document import Document, cut_between_words, hash64, id_of
 from colakit.data.pretrained import load_tokenizer
 from colakit.data.tokenizer import Tokenizer
 from tests.data.stores import encode_documents
@@ -91,7 +91,7 @@ def ids_of(tokenizer: Tokenizer, texts: list[str]) -> list[int]:
 
 @given(TEXT, st.integers(1, 40))
 def test_pieces_join_to_the_text_and_are_no_longer_than_asked(text: str, size: int) -> None:
-    cut = list(pieces(text, size))
+    cut = list(cut_between_words(text, size))
     assert "".join(cut) == text
     assert all(0 < len(piece) <= size for piece in cut) or text == ""
 
@@ -108,7 +108,7 @@ WORDS = st.lists(UNIT.map("".join), min_size=4, max_size=40).map("".join)
 @settings(max_examples=150, deadline=None)
 @given(WORDS, st.integers(40, 80))
 def test_pieces_have_the_ids_of_the_whole(text: str, size: int) -> None:
-    cut = list(pieces(text, size))
+    cut = list(cut_between_words(text, size))
     for tokenizer in TOKENIZERS:
         assert ids_of(tokenizer, cut) == ids_of(tokenizer, [text]), tokenizer.source
 
@@ -125,14 +125,18 @@ def test_a_long_document_has_its_ids_whatever_parts_its_words(separator: str) ->
 @pytest.mark.parametrize("size", range(30, 50))
 def test_line_ends_stay_with_the_punctuation_before_them(size: int) -> None:
     text = "A word end.\n\nNew line!\n word,\n\n" * 40
-    assert ids_of(LLAMA_3, list(pieces(text, size))) == ids_of(LLAMA_3, [text])
+    assert ids_of(LLAMA_3, list(cut_between_words(text, size))) == ids_of(LLAMA_3, [text])
 
 
 def test_a_text_without_any_end_of_words_is_cut_at_the_size() -> None:
-    assert list(pieces("漢" * 10, 4)) == ["漢" * 4, "漢" * 4, "漢" * 2]
-    assert list(pieces("", 4)) == [""]
+    assert list(cut_between_words("漢" * 10, 4)) == ["漢" * 4, "漢" * 4, "漢" * 2]
+    assert list(cut_between_words("", 4)) == [""]
+    assert list(cut_between_words("ab!\x1c!", 4)) == ["ab", "!\x1c!"], "no white space to a tokenizer"
+    assert list(cut_between_words("ab!\t!", 4)) == ["ab!", "\t!"]
     far = " " + "x" * 200_000
-    assert [len(piece) for piece in pieces(far, 100_000)] == [100_000, 100_000, 1], "64 Ki characters are looked at"
+    assert [len(piece) for piece in cut_between_words(far, 100_000)] == [100_000, 100_000, 1], (
+        "64 Ki characters are looked at"
+    )
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.04, 0.3])
@@ -147,6 +151,13 @@ def test_pieces_are_held_out_evenly_and_by_number(fraction: float) -> None:
     assert Document("a b", piece=7).hashes() == (groups[7], hash64(b"ab"))
 
 
+@pytest.mark.parametrize(
+    ("value", "name"), [("a#1", "a#1"), (7, "7"), (True, None), (1.5, None), (None, None), ({"a": 1}, None)]
+)
+def test_an_id_is_a_string_or_a_whole_number(value: object, name: str | None) -> None:
+    assert id_of(value) == name
+
+
 def test_hashes_are_of_group_and_text_but_for_its_layout() -> None:
     assert Document("a  b\n", "book#3").hashes() == (hash64(b"book"), hash64(b"ab"))
     assert Document("a b", "book").hashes() == Document("\ta\r\n\xa0b\v\f").hashes() == (hash64(b"ab"),) * 2
@@ -159,7 +170,7 @@ def test_hashes_are_of_group_and_text_but_for_its_layout() -> None:
 def test_the_hash_of_a_long_text_is_that_of_a_short_one(text: str) -> None:
     whole = Document(text).hashes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(document_module, "_PIECE_CHARS", 16)
+        patch.setattr(document_module, "_HASHED_CHARS", 16)
         assert Document(text).hashes() == whole == (hash64("".join(re.split("[ \t\n\r\v\f\xa0]+", text)).encode()),) * 2
 
 

@@ -1,14 +1,19 @@
 """Datasets of the Hugging Face hub, read by processes of their own from a hub on this machine."""
 
 import io
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from colakit.data.hub_find import _hub_builder
 from tests.data.fake_hub import FakeHub, Repo
 from tests.data.hub_process import Answer, Seen, jsonl, parquet, run, web_texts
 
@@ -113,10 +118,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with hub.serving():
         online = run(online_jobs(hub.url, first), url=hub.url, cache=cache)
         asked = hub.asked.total()
+        forge_copies(cache / "datasets" / "org___once")
         offline = run(offline_jobs(first), url=hub.url, cache=cache, HF_HUB_OFFLINE="1")
         offline.asked = hub.asked.total() - asked
     unplugged = run(offline_jobs(first), url=hub.url, cache=cache)
     return World(hub, first, online, offline, unplugged)
+
+
+def forge_copies(folder: Path) -> None:
+    """Newer copies that nobody asked for: a half-prepared one, and one made with arguments of its own."""
+    (whole,) = folder.glob("default/0.0.0/*/dataset_info.json")
+    other = folder / "default-0123456789abcdef" / "0.0.0" / whole.parent.name
+    for copy in (whole.parent.with_suffix(".incomplete"), other):
+        shutil.copytree(whole.parent, copy)
+        os.utime(copy, (2e9, 2e9))
 
 
 def online_jobs(url: str, commit: str) -> dict[str, Any]:
@@ -173,6 +188,7 @@ def offline_jobs(commit: str) -> dict[str, Any]:
         "cached, streamed": {"source": STREAM},
         "cached, pinned": {"source": {**WEB, "dataset": f"org/web@{commit}"}},
         "cached split": {"source": {**WEB, "dataset_split": "test"}},
+        "cached, of several copies": {"source": {"dataset": "org/once"}},
         "never asked for": {"source": {**WEB, "dataset_config": "de"}},
         "never asked for, streamed": {"source": {"dataset": "org/other", "streaming": True}},
         "wrong split": {"source": {**WEB, "dataset_split": "dev"}},
@@ -323,6 +339,8 @@ def test_without_the_hub_the_newest_copy_in_the_cache_is_read(world: World, when
     for name in ("cached", "cached, streamed"):
         assert answers[name]["documents"] == [["text 50", "<50>"]]
         assert answers[name]["identity"] == world.online.answers["next commit"]["identity"]
+    assert answers["cached, of several copies"]["identity"] == world.online.answers["once"]["identity"]
+    assert answers["cached, of several copies"]["documents"] == world.online.answers["once"]["documents"]
     assert answers["cached, pinned"]["documents"] == ALL
     assert answers["cached, pinned"]["identity"] == world.online.answers["download"]["identity"]
     assert answers["cached split"]["documents"] == world.online.answers["other split"]["documents"]
@@ -345,3 +363,11 @@ def test_without_the_hub_and_a_copy_there_is_one_quick_error(world: World, when:
 
 def test_offline_mode_asks_nothing(world: World) -> None:
     assert world.offline.asked == 0
+
+
+def test_another_commit_of_the_cache_is_not_taken_for_the_one_the_hub_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `datasets` does where the hub stops answering between two questions."""
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda *_, **__: SimpleNamespace(hash="old"))
+    assert _hub_builder("org/web", "old", None).hash == "old"
+    with pytest.raises(ConnectionError, match="the hub stopped answering"):
+        _hub_builder("org/web", "new", None)

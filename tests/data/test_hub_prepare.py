@@ -139,3 +139,22 @@ def test_rows_of_another_commit_are_never_read_for_those_that_were_remembered(
     assert (reader.identity(), reader.is_replayable) == ("first", True)
     with pytest.raises(DataError, match="is second by now, not first"):
         next(reader.read(fail, (0, 0), Meter()))
+
+
+@pytest.mark.parametrize(
+    "other", [{"dataset": "org/other"}, {"dataset_config": "de"}, {"dataset_split": "test"}, {"text_field": "body"}]
+)
+def test_what_is_remembered_of_one_choice_is_not_recalled_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, str]
+) -> None:
+    def identity(_self: HubDataset) -> str:
+        raise DataError("no network")
+
+    monkeypatch.setattr(HubDataset, "is_replayable", True)
+    with monkeypatch.context() as patch:
+        patch.setattr(HubDataset, "identity", lambda _self: "first")
+        HubReader(SourceConfig(source="hub", dataset="org/web"), tmp_path).identity()
+    monkeypatch.setattr(HubDataset, "identity", identity)
+    assert HubReader(SourceConfig(source="hub", dataset="org/web"), tmp_path).identity() == "first"
+    with pytest.raises(DataError, match="no network"):
+        HubReader(SourceConfig(source="hub", **{"dataset": "org/web", **other}), tmp_path).identity()  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from colakit.config.schema import DataConfig, SourceConfig
+from colakit.data import own_bpe as own_bpe_module
 from colakit.data import prepare as prepare_module
 from colakit.data.cache import cache_root
 from colakit.data.packing import Blocks
@@ -99,7 +100,7 @@ def test_a_second_call_neither_trains_nor_tokenises(
 
     caplog.set_level(logging.INFO, "colakit")
     monkeypatch.setattr(Tokenizer, "encodings", refuse)
-    monkeypatch.setattr(prepare_module, "train_bpe", refuse)
+    monkeypatch.setattr(own_bpe_module, "train_bpe", refuse)
     second = run(config)
     assert second.describe() == first.describe()
     assert second.prompt_text == first.prompt_text
@@ -121,7 +122,7 @@ def test_work_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     text = f"on the {n_train} training documents, {n_train / 10:.2g}kB of text …"
     assert first == f"Preparing data: training a tokenizer of 300 tokens {text}"
     n_tokens = run(config).tokenizer.n_tokens
-    advice = f"Set model.vocab_size={n_tokens}."
+    advice = f"To leave none over: --set model.vocab_size={n_tokens}."
     assert fewer == f"The text has only {n_tokens} tokens to learn, and the model 300 rows for them. {advice}"
     assert second == f"Preparing data: tokenising {config.path} …"
     assert re.fullmatch(rf"Prepared {re.escape(str(config.path))} in \d+\.\d s\.", third)
@@ -161,8 +162,8 @@ def test_the_fingerprint_knows_what_the_blocks_depend_on_and_nothing_else(tmp_pa
 
 def test_held_out_text_does_not_shape_the_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    train_bpe = prepare_module.train_bpe
-    monkeypatch.setattr(prepare_module, "train_bpe", lambda it, n: train_bpe(seen.extend(t := list(it)) or t, n))
+    train_bpe = own_bpe_module.train_bpe
+    monkeypatch.setattr(own_bpe_module, "train_bpe", lambda it, n: train_bpe(seen.extend(t := list(it)) or t, n))
     data = run(corpus(tmp_path / "c"))
     assert seen == documents_of(data, train(data))
     assert set(seen).isdisjoint(documents_of(data, data.held_out))
@@ -196,7 +197,7 @@ def test_cleaning_shapes_the_blocks_and_their_fingerprint(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("moment", ["before the trainer's second pass", "before tokenising"])
-@pytest.mark.parametrize("edit", ["same size", "shorter", "removed", "older time"])
+@pytest.mark.parametrize("edit", ["same size", "white space", "shorter", "removed", "older time"])
 def test_a_source_that_changes_while_it_is_read_poisons_no_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, edit: str
 ) -> None:
@@ -209,14 +210,13 @@ def test_a_source_that_changes_while_it_is_read_poisons_no_cache(
         if edit == "removed":
             path.unlink()
             return
-        path.write_bytes(
-            content[: content.index(b"\n") + 1] if edit == "shorter" else content.replace(b"zwei", b"ZWEI")
-        )
+        edited = content.replace(b" zwei", b"  zwei" if edit == "white space" else b" ZWEI")
+        path.write_bytes(content[: content.index(b"\n") + 1] if edit == "shorter" else edited)
         if edit == "older time":  # as `cp --preserve` gives
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     honest, passes = Source.documents, iter(range(99))
-    changes_at = 1 if moment == "before the trainer's second pass" else 2
+    changes_at = 2 if moment == "before tokenising" else 1
 
     def documents(source: Source, *args: object) -> object:
         if next(passes) == changes_at:
@@ -232,21 +232,23 @@ def test_a_source_that_changes_while_it_is_read_poisons_no_cache(
     path.write_bytes(content)
     data = run(config)
     assert sorted(documents_of(data, train(data)) + documents_of(data, data.held_out)) == sorted(texts())
+    clean = run(config.model_copy(update={"cache_dir": str(tmp_path / "clean")}))
+    assert data.tokenizer.fingerprint == clean.tokenizer.fingerprint
 
 
 def test_a_file_that_appears_meanwhile_waits_for_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was read under the fingerprint of the folder without it."""
     config = corpus(tmp_path / "c").model_copy(update={"path": str(tmp_path / "c")})
-    train_bpe = prepare_module.train_bpe
+    train_bpe = own_bpe_module.train_bpe
 
     def adding(*args: object) -> Tokenizer:
         (tmp_path / "c" / "b.jsonl").write_text(json.dumps({"text": "late"}) + "\n")
         return train_bpe(*args)  # type: ignore[arg-type]  # passed through
 
-    monkeypatch.setattr(prepare_module, "train_bpe", adding)
+    monkeypatch.setattr(own_bpe_module, "train_bpe", adding)
     first = run(config)
     assert sorted(documents_of(first, train(first)) + documents_of(first, first.held_out)) == sorted(texts())
-    monkeypatch.setattr(prepare_module, "train_bpe", train_bpe)
+    monkeypatch.setattr(own_bpe_module, "train_bpe", train_bpe)
     second = run(config)
     assert second.fingerprint != first.fingerprint
     assert "late" in documents_of(second, train(second)) + documents_of(second, second.held_out)
@@ -265,9 +267,7 @@ def test_a_tiny_file_is_told_what_is_needed(tmp_path: Path) -> None:
     path = tmp_path / "tiny.txt"
     config = DataConfig(source="files", path=str(path), cache_dir=str(tmp_path / "cache"))
     path.write_text("hello\n")
-    with pytest.raises(
-        DataError, match=r"tiny\.txt holds too little text to hold some out: give one \.txt by itself, longer than 32"
-    ):
+    with pytest.raises(DataError, match=r"tiny\.txt is one group of documents, .* a single \.txt of more than 32 KiB"):
         run(config)
     for text in ("".join(f"{i} " for i in range(9000)), "".join(f"line {i} of many\n" for i in range(2000))):
         path.write_text(text[: 32 * 1024 + 1])
@@ -280,7 +280,7 @@ def test_a_txt_that_grows_keeps_held_out_what_was_held_out(tmp_path: Path) -> No
     lines = [f"line {i} of a log that is never complete\n" for i in range(40_000)]
     config = DataConfig(source="files", path=str(path), cache_dir=str(tmp_path / "cache"), val_fraction=0.05)
     config = config.model_copy(update={"tokenizer": str(tmp_path / "tokenizer")})
-    prepare_module.train_bpe(lines[:99], 300).save(tmp_path / "tokenizer")
+    own_bpe_module.train_bpe(lines[:99], 300).save(tmp_path / "tokenizer")
     held: list[set[str]] = []
     for n_lines in (2_000, 3_000, 3_001, 20_000, 40_000):
         path.write_text("".join(lines[:n_lines]))
@@ -395,7 +395,7 @@ def test_bad_records_are_counted_and_listed(tmp_path: Path, caplog: pytest.LogCa
         assert "line 4: not valid JSON" in first
         assert "line 11: byte 0xff is not UTF-8" in second
         assert sorted(documents_of(data, data.train["data"]) + documents_of(data, data.held_out)) == sorted(texts())
-        assert f"{path}: 2 bad records left out, the first: {first}" in caplog.text
+        assert f"{path}: bad records left out: 2, the first: {first}" in caplog.text
     path.write_bytes(b"{broken\n" * 3)
     with pytest.raises(DataError, match=r"holds no record that can be read; the first of 3: .*line 1: not valid JSON"):
         run(skipping)
@@ -429,19 +429,19 @@ def test_another_held_out_share_trains_another_tokenizer_and_another_piece_size_
 
 def test_of_a_large_corpus_a_tokenizer_reads_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    honest = prepare_module.train_bpe
+    honest = own_bpe_module.train_bpe
 
     def watched(found: Iterable[str], vocab_size: int) -> Tokenizer:
         seen.extend(found)
         return honest(seen, vocab_size)
 
-    monkeypatch.setattr(prepare_module, "train_bpe", watched)
+    monkeypatch.setattr(own_bpe_module, "train_bpe", watched)
     config = corpus(tmp_path / "c", texts(200))
     data = run(config)
     assert sorted(seen) == sorted(documents_of(data, train(data))), "the training documents"
     seen.clear()
     n_bytes = sum(len(text.encode()) for text in texts(200))
-    monkeypatch.setattr(prepare_module, "_MOST_TRAINER_BYTES", n_bytes // 4)
+    monkeypatch.setattr(own_bpe_module, "_MOST_TRAINER_BYTES", n_bytes // 4)
     run(config.model_copy(update={"cache_dir": str(tmp_path / "other")}))
     assert 0.15 * n_bytes < sum(len(text.encode()) for text in seen) < 0.35 * n_bytes
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tempfile
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from colakit.config.schema import DataConfig
 from colakit.data import local, tables
 from colakit.data.document import Document
-from colakit.data.lines import MAX_CHUNK_BYTES, MAX_LINE_CHARS, MIN_CHUNK_BYTES, _chunks, _pieces
+from colakit.data.lines import LINE_PART_CHARS, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, _chunks, _line_parts
 from colakit.data.sources import END, MOST_LISTED, START, Source, Tally
 from colakit.errors import DataError
 
@@ -60,6 +61,8 @@ def test_jsonl_texts_and_ids(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_is_taken_off(tmp_path: Path) -> None:
+    inside = "a\n\ufeffb\n"
+    assert read(write(tmp_path / "inside.txt", inside)) == [Document(inside, piece=0)], "only where it is one"
     assert read(write(tmp_path / "a.txt", b"\xef\xbb\xbfhello\n")) == [Document("hello\n", piece=0)]
     assert read(write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "a"}')) == [Document("a", None)]
 
@@ -125,14 +128,38 @@ def test_txt_documents_joined_are_the_text_and_begin_after_8_kib(lines: list[str
 
 
 def test_a_giant_line_is_cut_at_spaces_and_loses_nothing() -> None:
-    line = "word " * 500_000 + "z" * (MAX_LINE_CHARS + 5)
-    pieces = list(_pieces(line))
-    assert "".join(pieces) == line
-    assert all(len(piece) <= MAX_LINE_CHARS for piece in pieces)
-    assert pieces[0].endswith("word ")
-    chunks = list(_chunks(iter(pieces)))
+    line = "word " * 500_000 + "z" * (5 * LINE_PART_CHARS)
+    parts = list(_line_parts(line))
+    assert "".join(parts) == line
+    assert all(LINE_PART_CHARS <= len(part) <= 2 * LINE_PART_CHARS for part in parts[:-1])
+    assert parts[0].endswith("word ")
+    assert parts[-2] == "z" * (2 * LINE_PART_CHARS), "without a space at twice that"
+    chunks = list(_chunks(iter(parts)))
     assert "".join(chunks) == line
-    assert all(len(chunk) < 2 * MAX_CHUNK_BYTES for chunk in chunks)
+    assert all(len(chunk) <= 2 * MAX_CHUNK_BYTES for chunk in chunks)
+
+
+def test_the_size_of_a_document_is_in_bytes() -> None:
+    for letter in "xé漢":
+        line = letter * 99 + "\n"
+        chunks = list(_chunks(iter([line] * 2000)))
+        sizes = {len(chunk.encode()) for chunk in chunks[:-1]}
+        assert sizes == {-(-MAX_CHUNK_BYTES // len(line.encode())) * len(line.encode())}
+
+
+WORDS = st.sampled_from(["a ", "漢" * 900, "é" * 5000, "word " * 3000, "\n", "\n\n", "x" * 20_000, " "])
+
+
+@given(st.lists(WORDS, min_size=1, max_size=25), st.floats(0.0, 1.0))
+def test_what_is_appended_to_a_text_moves_nothing_to_another_piece(words: list[str], share: float) -> None:
+    text = "".join(words)
+    n = int(share * len(text))
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = (read(write(Path(folder) / "a.txt", part)) if part.strip() else [] for part in (text[:n], text))
+    for one, two in zip(before, after, strict=False):
+        assert one.piece == two.piece
+        assert two.text.startswith(one.text.rstrip())
+    assert len(before) <= len(after)
 
 
 def test_parquet_texts_and_ids(tmp_path: Path) -> None:
@@ -222,8 +249,6 @@ def test_damaged_gzip(tmp_path: Path) -> None:
         ("{}", "no 'text' (its keys: none)"),
         ('{"text": 3}', "'text' is a number, not a string"),
         ('{"text": null}', "'text' is null, not a string"),
-        ('{"text": "a", "id": [1]}', "'id' is a list"),
-        ('{"text": "a", "id": true}', "'id' is true or false"),
         ('{"text": "cut \\ud83d"}', "half of a surrogate pair (\\ud83d)"),
     ],
 )
@@ -248,6 +273,8 @@ def test_bad_parquet(tmp_path: Path) -> None:
     assert "of type int64, not string" in refusal(path)
     pq.write_table(pa.table({"text": ["a", None]}), path)
     assert "row 1: 'text' is null" in refusal(path)
+    pq.write_table(pa.table({"text": [None, None]}), path)
+    assert "row 0: 'text' is null" in refusal(path)
     careless = pa.array([b"ok", b"\xed\xa0\xbd", b"end"]).view(pa.string())
     pq.write_table(pa.table({"text": careless, "id": careless}), path)
     assert "row 1: 'text' is not UTF-8" in refusal(path)
@@ -290,9 +317,14 @@ def test_chapters_of_a_book_are_of_one_part(tmp_path: Path) -> None:
 def test_a_limit_ends_with_the_document_that_reaches_it(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "".join(json.dumps({"text": "é" * 50}) + "\n" for _ in range(40)))
     assert [len(read(path, max_mb=mb)) for mb in (0.0001, 0.00011, 0.001, 1.0)] == [1, 2, 10, 40]
+    with path.open("a") as file:
+        file.write("broken\n")
     tally = Tally()
-    assert len(list(source(path, max_mb=0.001).documents(tally))) == 10
-    assert tally.n_bytes == 1000
+    assert len(list(source(path, max_mb=0.004).documents(tally))) == 40, "what lies behind is not looked at"
+    assert tally.n_bytes == 4000
+    assert list(source(path, max_mb=0.004).documents(tally, (0, 40))) == []
+    with pytest.raises(DataError, match="line 41"):
+        read(path, max_mb=0.0041)
 
 
 def test_bad_records_fail_or_are_counted_and_listed(tmp_path: Path) -> None:
@@ -342,7 +374,7 @@ def test_reading_goes_on_behind_any_document_and_tells_of_nothing_twice(tmp_path
         whole.append((position, document))
         states.append((position, whole_tally.short, whole_tally.n_bad, whole_tally.n_bytes))
     assert (whole_tally.n_bad, whole_tally.short) == (10, 2)
-    assert len(whole) == 14
+    assert len(whole) == 15
     for number, (position, short, n_bad, n_bytes) in enumerate(states):
         tally = Tally(short, n_bad, whole_tally.bad[:n_bad], n_bytes)
         assert list(source(folder, **options).documents(tally, position)) == whole[number:]
@@ -370,13 +402,20 @@ def test_identity_is_of_names_contents_and_choices_not_of_places(tmp_path: Path)
     one = source(_mixed_folder(tmp_path / "one")).identity()
     assert source(_mixed_folder(tmp_path / "two")).identity() == one
     (tmp_path / "two" / "d.jsonl").rename(tmp_path / "two" / "dd.jsonl")
+    assert source(tmp_path / "two").identity() == one, "the same contents in the same order"
+    (tmp_path / "two" / "c.txt").rename(tmp_path / "two" / "cc.txt")
     changed = {source(tmp_path / "two").identity()}
+    assert changed != {one}, "a group by its name"
     for options in ({"text_field": "body"}, {"part": "1/2"}, {"max_mb": 1.0}, {"min_words": 1}, {"remove_urls": True}):
         changed.add(source(tmp_path / "one", **options).identity())
     assert len(changed | {one}) == 7
     assert source(tmp_path / "one", val_fraction=0.99).identity() == one
     by_itself = write(tmp_path / "three" / "a.txt", "text")
     assert source(by_itself).identity() != source(by_itself.parent).identity(), "cut into pieces, and not"
+    renamed = write(tmp_path / "four" / "b.txt", "text")
+    assert source(by_itself).identity() == source(renamed, text_field="body").identity(), (
+        "it has neither name nor field"
+    )
 
 
 def test_an_empty_file_among_others_is_a_bad_record(tmp_path: Path) -> None:

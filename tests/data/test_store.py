@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 
 from colakit.data.store import DocumentStore, Facts, PartState, StoreWriter, is_complete
@@ -186,6 +187,21 @@ def test_a_flipped_bit_of_a_part_that_is_gone_on_behind_is_noticed(tmp_path: Pat
         except DataError:
             n_noticed += 1
     assert n_noticed > len(whole) // 4
+
+
+def test_the_borders_of_documents_are_part_of_what_was_written(tmp_path: Path) -> None:
+    """The same tokens in other documents, and all else as it was."""
+    one, other = StoreWriter(tmp_path / "one", 300), StoreWriter(tmp_path / "other", 300)
+    for writer, lengths in ((one, (3, 5)), (other, (4, 4))):
+        ids = np.arange(8, dtype=np.uint32)
+        writer.write([ids[: lengths[0]], ids[lengths[0] :]], facts(0, 2), state(1))
+    paths = [tmp_path / name / "part-00000.arrow" for name in ("one", "other")]
+    tables = [pyarrow.ipc.open_stream(path.read_bytes()).read_all() for path in paths]
+    forged = tables[1].replace_schema_metadata(tables[0].schema.metadata)
+    with pyarrow.OSFile(str(paths[0]), "wb") as file, pyarrow.ipc.new_stream(file, forged.schema) as stream:
+        stream.write_table(forged)
+    with pytest.raises(DataError, match="it is not what was written"):
+        StoreWriter(tmp_path / "one", 300)
 
 
 def test_a_part_cut_anywhere_is_never_taken_for_whole(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """From documents to tokens: killed at any moment and resumed it ends the same; faults are told; memory stays small."""
 
 import json
+import logging
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,12 @@ import pytest
 from datasets import Dataset
 
 from colakit.config.schema import DataConfig
+from colakit.data import own_bpe as own_bpe_module
 from colakit.data import prepare as prepare_module
 from colakit.data import tokenise as tokenise_module
 from colakit.data.bpe import train_bpe
 from colakit.data.prepare import PreparedData, prepare
+from colakit.data.store import StoreWriter
 from colakit.data.tokenise import Progress
 from colakit.data.tokenizer import Tokenizer
 from colakit.errors import DataError
@@ -179,6 +184,49 @@ def test_skipping_goes_on_behind_what_a_failed_call_finished(tmp_path: Path, mon
     assert run(whole).describe() == data.describe()
 
 
+def test_what_is_left_out_behind_the_last_good_document_of_a_failed_call_counts_once(tmp_path: Path) -> None:
+    failing = corpus(tmp_path / "c", 60, on_bad_record="fail", **loaded_tokenizer(tmp_path))
+    path = tmp_path / "c" / "a.jsonl"
+    path.write_text(path.read_text().replace("{bad\n", "") + '{"text": "too short"}\n' * 3 + "{bad\n")
+    with pytest.raises(DataError, match=r"a\.jsonl, line 64: not valid JSON"):
+        run(failing)
+    assert list((tmp_path / "cache").rglob("*.arrow"))
+    skipping = failing.model_copy(update={"on_bad_record": "skip"})
+    whole = skipping.model_copy(update={"cache_dir": str(tmp_path / "whole")})
+    assert run(skipping).describe() == run(whole).describe()
+
+
+def test_of_two_calls_at_once_one_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """A call that failed put its short part in the place of another's whole one."""
+    small_parts(monkeypatch)
+    caplog.set_level(logging.INFO, "colakit")
+    skipping = corpus(tmp_path / "c", 60, **loaded_tokenizer(tmp_path))
+    failing = skipping.model_copy(update={"on_bad_record": "fail"})
+    expected = run(skipping.model_copy(update={"cache_dir": str(tmp_path / "alone")})).describe()
+    has_begun, may_end = threading.Event(), threading.Event()
+    honest = StoreWriter.write
+
+    def write(self: StoreWriter, *args: Any) -> None:
+        honest(self, *args)
+        has_begun.set()
+        assert may_end.wait(60)
+
+    monkeypatch.setattr(StoreWriter, "write", write)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run, skipping)
+        assert has_begun.wait(60)
+        second = pool.submit(run, failing)
+        waiting = f"Another process is preparing {tmp_path}/c: waiting for it …"
+        while waiting not in caplog.text and not second.done():
+            time.sleep(0.01)
+        may_end.set()
+        assert first.result().describe() == expected
+        with pytest.raises(DataError, match="line 1: not valid JSON"):
+            second.result()
+    assert waiting in caplog.text
+    assert run(skipping).describe() == expected
+
+
 def test_what_was_skipped_is_a_fault_to_a_call_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_parts(monkeypatch)
     skipping = corpus(tmp_path / "c", 60, **loaded_tokenizer(tmp_path))
@@ -244,7 +292,7 @@ def test_progress_comes_to_all_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_only_documents_above_the_limit_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = prepare_module.train_bpe(["some words"] * 3, 270)
+    tokenizer = own_bpe_module.train_bpe(["some words"] * 3, 270)
     batches: list[list[str]] = []
     honest = Tokenizer.encodings
     monkeypatch.setattr(Tokenizer, "encodings", lambda self, texts: batches.append(list(texts)) or honest(self, texts))
@@ -255,18 +303,32 @@ def test_only_documents_above_the_limit_are_cut(monkeypatch: pytest.MonkeyPatch)
     for ids, text in ((first, short), (second, long)):
         assert ids.tolist() == [*honest(tokenizer, [text])[0].ids, tokenizer.eot_id]
     batches.clear()
-    monkeypatch.setattr(tokenise_module, "_PIECE_CHARS", 100)
+    monkeypatch.setattr(tokenise_module, "_PART_CHARS", 100)
     encode_documents(tokenizer, [short, long], 0.001)
     assert short in batches[0], "whole up to the limit"
     assert max(map(len, batches[0][1:])) <= 100, "then in pieces that many cores can share"
     batches.clear()
     monkeypatch.setattr(tokenise_module, "_BATCH_CHARS", 1000)
-    encode_documents(tokenizer, [long * 9], 0.001)
-    assert max(sum(map(len, batch)) for batch in batches) <= 1500, "one giant is not encoded at once"
+    giants = [long * 9, "words " * 999]
+    for ids, text in zip(encode_documents(tokenizer, giants, 0.001), giants, strict=True):
+        assert ids.tolist() == [*honest(tokenizer, [text])[0].ids, tokenizer.eot_id]
+    assert len(batches) > 10
+    assert max(sum(map(len, batch)) for batch in batches[:-2]) <= 1500, "one giant is not encoded at once"
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "漢", "😀"])
+def test_the_limit_of_a_document_is_in_bytes(monkeypatch: pytest.MonkeyPatch, letter: str) -> None:
+    tokenizer = own_bpe_module.train_bpe(["some words"] * 3, 270)
+    texts: list[str] = []
+    honest = Tokenizer.encodings
+    monkeypatch.setattr(Tokenizer, "encodings", lambda self, asked: texts.extend(asked) or honest(self, asked))
+    n = 1000 // len(letter.encode())
+    encode_documents(tokenizer, [letter * n, letter * (n + 1)], 0.001)
+    assert texts == [letter * n, letter * n, letter]
 
 
 def test_a_document_that_makes_no_token_has_no_end_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = prepare_module.train_bpe(["some words"] * 3, 270)
+    tokenizer = own_bpe_module.train_bpe(["some words"] * 3, 270)
     honest = tokenizer.encodings
     monkeypatch.setattr(tokenizer, "encodings", lambda texts: honest(["" if t == "nothing" else t for t in texts]))
     (x,), (y,) = tokenizer.encode_batch(["x", "y"])
@@ -296,7 +358,7 @@ def test_one_giant_line_is_read_and_costs_little_memory(tmp_path: Path, ending: 
     (tmp_path / "c" / "b.jsonl").write_text(
         "".join(json.dumps({"text": f"text {i} of all"}) + "\n" for i in range(500))
     )
-    prepare_module.train_bpe([text[:9999]], 400).save(tmp_path / "t")
+    own_bpe_module.train_bpe([text[:9999]], 400).save(tmp_path / "t")
     config = DataConfig(source="files", path=str(tmp_path / "c"), tokenizer=str(tmp_path / "t"), max_document_mb=0.5)
     config = config.model_copy(update={"cache_dir": str(tmp_path / "cache")})
     command = [sys.executable, "-c", MEMORY, config.model_dump_json()]

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,8 @@ def test_tensorboard_goes_on_without_doubled_or_missing_steps(
     corpus: Path, tmp_path: Path, undisturbed: Path, at: int
 ) -> None:
     kill(tmp_path / "run", corpus, at, "train.checkpoint_every=2")
+    # TensorBoard reads its files by their names: the second, then the process. No process is resumed within a second.
+    time.sleep(1.1)
     run(tmp_path / "run")
     assert scalars(tmp_path / "run") == scalars(undisturbed)
 
@@ -205,6 +208,8 @@ def test_other_data_are_refused_and_the_same_elsewhere_are_not(tmp_path: Path) -
         trainer(tmp_path / "run")
     (tmp_path / "moved").mkdir()
     moved = moved.rename(tmp_path / "moved" / "poems.jsonl")
+    with pytest.raises(DataError, match=r"no such file .* Where the data has moved: --set data\.path=PATH, of a named"):
+        trainer(tmp_path / "run")
     resumed = trainer(tmp_path / "run", sets=(f'data.path="{moved}"',))
     resumed.sinks.close()
     resumed.folder.lock.release()

@@ -321,7 +321,7 @@ def test_a_folder_with_something_in_it_is_refused(corpus: Path, tmp_path: Path) 
     ("text", "sets", "message"),
     [
         ("", (), "empty"),
-        ('{"text": "one document alone is nothing to hold out from"}', (), "too little text to hold some out"),
+        ('{"text": "one document alone is nothing to hold out from"}', (), "is one group of documents"),
         ("not json", (), "line 1"),
         ('{"id": 1}', (), "text"),
         ("\n".join(json.dumps({"text": f"short {i}"}) for i in range(40)), ("model.seq_len=4096",), "seq_len"),
