@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 _LOPSIDED_SHARE = 0.2
 _LOPSIDED_FACTOR = 5.0
-_ADVICE = "Give more documents, or a single .txt of more than 32 KiB by its own name"
+_ADVICE = "give more documents, or a single .txt of more than 32 KiB by its own name"
 
 
 class Side(IntEnum):
@@ -63,7 +63,7 @@ def _check(facts: Facts, sides: Sides, val_fraction: float, label: str) -> None:
         raise DataError(
             f"{label} is one group of documents, which is never divided, so that nothing can be held out of it. "
             "Documents are one group whose ids are the same before a '#', whose texts are equal, or who are of one "
-            f".txt in a folder. {_ADVICE}."
+            f".txt in a folder. To have more groups, {_ADVICE}."
         )
     if not (sides == Side.HELD_OUT).any():
         fraction = _least_fraction(facts.groups)
@@ -71,13 +71,13 @@ def _check(facts: Facts, sides: Sides, val_fraction: float, label: str) -> None:
         raise DataError(
             f"{label}: none of its {n_groups} groups of documents has a hash below data.val_fraction = "
             f"{val_fraction:g}, so that nothing is held out to evaluate on. Use --set data.val_fraction={fraction}, "
-            f"which holds out {human_count(would.sum())}B of {human_count(facts.n_bytes.sum())}B. {_ADVICE}."
+            f"which holds out {human_count(would.sum())}B of {human_count(facts.n_bytes.sum())}B; or {_ADVICE}."
         )
     if not (sides == Side.TRAIN).any():
         raise DataError(
             f"{label} leaves nothing to train on. Lower data.val_fraction, which at {val_fraction:g} holds out "
             f"{(sides == Side.HELD_OUT).sum()} document(s), and {(sides == Side.DUPLICATE).sum()} more repeat their "
-            f"text. {_ADVICE}."
+            f"text; or {_ADVICE}."
         )
 
 

@@ -142,7 +142,7 @@ def test_where_no_hash_is_small_enough_a_fraction_is_named_that_works(sizes: lis
     with pytest.raises(DataError, match=f"^a.txt: none of its {len(sizes)} groups of documents has a hash below") as no:
         split(docs, 1e-9)
     named = re.search(
-        r"Use --set data\.val_fraction=(\S+), which holds out (\S+)B of (\S+)B\. Give more", str(no.value)
+        r"Use --set data\.val_fraction=(\S+), which holds out (\S+)B of (\S+)B; or give more", str(no.value)
     )
     assert named is not None
     held = held_out(docs, float(named[1]))
@@ -201,7 +201,7 @@ def test_a_copy_of_held_out_text_is_dropped_from_training() -> None:
 @pytest.mark.parametrize("docs", [[Document("a")], [Document("a"), Document("a")], documents(3)])
 def test_one_group_is_refused(docs: list[Document]) -> None:
     with pytest.raises(
-        DataError, match=r"^a\.txt is one group of documents, .* Give more documents, or a single \.txt"
+        DataError, match=r"^a\.txt is one group of documents, .* groups, give more documents, or a single \.txt"
     ):
         split(docs, 0.1, "a.txt")
 
