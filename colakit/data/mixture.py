@@ -37,6 +37,11 @@ class Schedule:
         # Where a stage is empty, the next one begins at the same block.
         return max(i for i, begin in enumerate(self._begins) if begin <= block or i == 0)
 
+    def shares(self, stage: int) -> dict[str, float]:
+        """What share of that stage's blocks each of its sources has."""
+        shares = np.diff(self._bounds[stage]) / (WINDOW * _UNIT)
+        return {name: float(share) for name, share in zip(self.names, shares, strict=True) if share > 0.0}
+
     def at(self, block: int) -> tuple[int, int]:
         """The source of that block, an index into `names`, and how many of that source's blocks came before."""
         stage = self.stage_of(block)

@@ -13,15 +13,10 @@ from colakit.config.schema import RunConfig
 from colakit.errors import CheckpointError, ConfigError, Problem, RunError
 from colakit.train.metrics import trim
 from colakit.train.runs import RunFolder, write_json
+from colakit.train.state import CONFIG_FILE, STATE_FILE, TOTALS_FILE
 from colakit.train.totals import Totals
 
 log = logging.getLogger(__name__)
-
-STATE_FILE = "state.json"
-"""What the next step depends on, besides weights and optimizer: it is the same whenever and wherever it is reached."""
-TOTALS_FILE = "totals.json"
-CONFIG_FILE = "config.json"
-ENVIRONMENT_FILE = "environment.json"
 
 MAY_CHANGE = frozenset(
     {

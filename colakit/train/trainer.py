@@ -35,11 +35,19 @@ from colakit.train.faults import describe_fault, how_to_go_on, is_expected
 from colakit.train.held_out import HeldOut
 from colakit.train.memory import memory_budget
 from colakit.train.metrics import last_records
-from colakit.train.resume import CONFIG_FILE, ENVIRONMENT_FILE, STATE_FILE, TOTALS_FILE, Resumption, reopen
+from colakit.train.resume import Resumption, reopen
 from colakit.train.runs import RunFolder, check_same_data, create_run, describe_environment, plan_run_folder, write_json
 from colakit.train.saver import Saver
 from colakit.train.signals import StopFlag, stop_on_signal
 from colakit.train.sinks import Sink
+from colakit.train.state import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    STATE_FILE,
+    TOTALS_FILE,
+    describe_state,
+    warn_of_differences,
+)
 from colakit.train.step import StepResult, TrainStep
 from colakit.train.totals import Totals
 from colakit.units import NATS_PER_BIT
@@ -73,11 +81,7 @@ class Trainer:
             else:
                 on_failure.callback(resume.folder.lock.release)
                 resume.folder.lock.acquire()
-            try:
-                check_sources(config.data)
-            except DataError as error:
-                moved = " Where the data has moved: --set data.path=PATH, of a named source data.sources.NAME.path."
-                raise error if resume is None else DataError(f"{error}{moved}") from error
+            _check_sources(config, resume)
             self.machine: Machine = pick_machine(config)
             model = config.model
             self.data = prepare(config.data, seq_len=model.seq_len, vocab_size=model.vocab_size, watch=watch)
@@ -146,23 +150,13 @@ class Trainer:
         self.step.guard.load_state_dict(state["guard"])
         self.totals = resume.totals
         self._rng = state["rng"]
-        self._warn_of_differences(state)
+        warn_of_differences(state, self._state())
         reopen(resume)
         for record in last_records(resume.folder.metrics):
             if isinstance(record, EvalRecord) and record.step == self.totals.steps:
                 self.totals.note(record)
         log.info("Going on after step %d of %d.", self.totals.steps, self.config.train.max_steps)
         return sinks(resume.folder)
-
-    def _warn_of_differences(self, state: dict[str, Any]) -> None:  # Any: JSON values
-        """Log what makes the rest of the run another than it would have been."""
-        for name, now in self._machine_state().items():
-            if (then := state["machine"].get(name)) != now:
-                log.warning("%s: %s before, %s here. The run goes on, but not to the same bits.", name, then, now)
-        for name in state["data"]["not_replayable"]:
-            log.warning("The source %s is not pinned to a commit: what is read is what was prepared here.", name)
-        if (lr := self.step.lr_at(self.totals.steps)) != state["lr"]:
-            log.warning("The schedule is another: the learning rate is %.3g from here, not %.3g.", lr, state["lr"])
 
     @contextmanager
     def _saved_on_failure(self) -> Iterator[None]:
@@ -264,31 +258,9 @@ class Trainer:
         self._saved, self._saved_at = self.totals.steps, time.perf_counter()
 
     def _state(self) -> dict[str, Any]:  # Any: JSON values
-        """What the next step depends on, besides weights and optimizer."""
-        steps = self.totals.steps
-        return {
-            "step": steps,
-            "tokens": self.totals.tokens,
-            "lr": self.step.lr_at(steps),
-            "data": {
-                "fingerprint": self.data.fingerprint,
-                "next_block": steps * self.config.train.batch_size,
-                "epochs": self.loader.epochs(steps),
-                "not_replayable": [source.name for source in self.data.sources if not source.is_replayable],
-            },
-            "guard": self.step.guard.state_dict(),
-            "rng": rng.capture(),
-            "machine": self._machine_state(),
-        }
-
-    def _machine_state(self) -> dict[str, Any]:  # Any: JSON values
-        """What decides how sums are rounded."""
-        return {
-            "device": str(self.machine),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # the vector instructions its kernels use
-        }
+        return describe_state(
+            self.config, self.totals, step=self.step, data=self.data, loader=self.loader, machine=self.machine
+        )
 
     def _leave_model(self) -> None:
         """The trained model, beside its tokenizer, where every reader of a run folder looks for it."""
@@ -301,13 +273,11 @@ class Trainer:
 
     def _announce_stage(self, step: int) -> None:
         """Log where a step is the first with a block of a new stage."""
-        stages, batch = self.config.data.mixture_stages, self.config.train.batch_size
+        batch, n_stages = self.config.train.batch_size, len(self.config.data.mixture_stages)
         stage = self.schedule.stage_of((step + 1) * batch - 1)
-        before = self.schedule.stage_of(step * batch - 1) if step else -1
-        if len(stages) > 1 and stage != before:
-            weights = stages[stage].weights
-            shares = ", ".join(f"{name} {100 * w / sum(weights.values()):.3g} %" for name, w in weights.items())
-            log.info("Stage %d of %d begins in step %d: %s.", stage + 1, len(stages), step + 1, shares)
+        if n_stages > 1 and (step == 0 or stage != self.schedule.stage_of(step * batch - 1)):
+            shares = ", ".join(f"{name} {100 * share:.3g} %" for name, share in self.schedule.shares(stage).items())
+            log.info("Stage %d of %d begins in step %d: %s.", stage + 1, n_stages, step + 1, shares)
 
     def _record(
         self,
@@ -397,3 +367,13 @@ class Trainer:
             prompt=prompt,
             sample=sample,
         )
+
+
+def _check_sources(config: RunConfig, resume: Resumption | None) -> None:
+    try:
+        check_sources(config.data)
+    except DataError as error:
+        if resume is None:
+            raise
+        moved = "Where the data has moved: --set data.path=PATH, of a named source data.sources.NAME.path."
+        raise DataError(f"{error} {moved}") from error

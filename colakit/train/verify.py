@@ -24,9 +24,10 @@ from colakit.config.schema import RunConfig
 from colakit.data.prepare import prepare
 from colakit.errors import RunError
 from colakit.records.run import EvalRecord, ResumeProof, StepRecord
-from colakit.train.resume import STATE_FILE, plan_resumption
+from colakit.train.resume import plan_resumption
 from colakit.train.runs import RunFolder
 from colakit.train.sinks import JsonlSink, SinkSet
+from colakit.train.state import STATE_FILE
 from colakit.train.trainer import Trainer
 
 _STEPS = 3
