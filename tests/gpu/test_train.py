@@ -14,8 +14,9 @@ from colakit.checkpoint.folders import Checkpoints
 from colakit.checkpoint.model_file import MODEL_FILE, OPTIMIZER_FILE, model_tensors, optimizer_tensors
 from colakit.config.presets import preset_names
 from colakit.errors import RunError
+from colakit.records.run import StepRecord
 from colakit.train.saver import Saver
-from tests.train.tiny_runs import Killed, end, kill_at, make_config, records, run, write_corpus
+from tests.train.tiny_runs import Killed, On, end, kill_at, make_config, records, run, write_corpus
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
@@ -101,22 +102,11 @@ def test_memory_that_runs_out_is_told_and_nothing_is_lost(
 ) -> None:
     whole = make_config(corpus, "train.device=cuda", "train.batch_size=64", "model.vocab_size=32000")
 
-    def act(record: Any) -> None:
+    def act(record: StepRecord) -> None:
         if record.step == 3:
             little_memory(0.05)
 
-    class Act:
-        step = staticmethod(act)
-
-        def evaluation(self, record: object) -> None: ...
-
-        def flush(self) -> None: ...
-
-        def close(self) -> None: ...
-
-    with pytest.raises(
-        RunError, match=r"Out of memory at step \d+, in a micro-batch of 64 .* --resume .* after step \d+"
-    ):
-        run(tmp_path / "run", whole, Act())
+    with pytest.raises(RunError, match=r"Out of memory at step \d+, in a micro-batch of 64 .* after step \d+"):
+        run(tmp_path / "run", whole, On(act))
     torch.cuda.set_per_process_memory_fraction(1.0)
     assert run(tmp_path / "run", sets=("train.micro_batch_size=16",)).steps == 8
