@@ -1,7 +1,9 @@
 """The errors that are the user's to mend: one clear message, exit code 2. Anything else is a bug: traceback, exit 1."""
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class ColakitError(Exception):
@@ -45,3 +47,11 @@ class ConfigError(ColakitError):
         count = len(self.problems)
         head = f"{'1 problem' if count == 1 else f'{count} problems'} in the configuration{f' of {of}' if of else ''}:"
         super().__init__("\n".join([head, *(f"  {p}" for p in self.problems)]))
+
+
+def disk_fault(path: Path, error: OSError) -> str:
+    """What is wrong with the file of `error`, or `path` where it names none, and what to do about it."""
+    # Libraries that wrap the system's error lose its number; a full disk is then the likeliest.
+    is_full = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "Free some space there." if is_full else "Check that it is there, and its permissions."
+    return f"{error.filename or path} cannot be read or written: {error.strerror or error}. {advice}"

@@ -40,7 +40,7 @@ class Checkpoints:
         """Every checkpoint, by its step. Raises CheckpointError where the folder cannot be read."""
         try:
             folders = [path for path in self.folder.iterdir() if path.is_dir()]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise CheckpointError(f"{self.folder} cannot be read: {error.strerror}. Check its permissions.") from error

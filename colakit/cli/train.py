@@ -76,7 +76,7 @@ def _check_combination(context: typer.Context, *, resume: Path | None, out: Path
 def _train(config: RunConfig, *, out: Path | None = None, resume: "Resumption | None" = None, json: bool) -> None:
     """Train, or go on with `resume`; print the summary."""
     from colakit.train.metrics import last_records
-    from colakit.train.runs import RunFolder
+    from colakit.train.runs import RunFolder, resume_command
     from colakit.train.sinks import ConsoleSink, JsonlSink, Sink, SinkSet, TensorBoardSink
     from colakit.train.trainer import Trainer
 
@@ -84,7 +84,8 @@ def _train(config: RunConfig, *, out: Path | None = None, resume: "Resumption | 
     max_steps = config.train.max_steps
 
     def sinks(folder: RunFolder) -> Sink:
-        board = TensorBoardSink(folder.tensorboard, again=last_records(folder.metrics))
+        behind = resume.totals.steps if resume is not None else 0
+        board = TensorBoardSink(folder.tensorboard, behind=behind, again=last_records(folder.metrics))
         return SinkSet([JsonlSink(folder.metrics), board, ConsoleSink(console, max_steps)])
 
     with preparation_bar() as bar:
@@ -96,7 +97,7 @@ def _train(config: RunConfig, *, out: Path | None = None, resume: "Resumption | 
     print_table(summary_table(summary), console)
     console.print(sample_text(summary), soft_wrap=True)
     if summary.interrupted:
-        console.print(f"`colakit train --resume {summary.run_dir}` goes on.", soft_wrap=True)
+        console.print(f"`{resume_command(Path(summary.run_dir))}` goes on.", soft_wrap=True)
 
 
 def _verify_resume(config: RunConfig, *, json: bool) -> None:

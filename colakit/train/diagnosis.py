@@ -1,5 +1,6 @@
 """Where a number that is not finite arose: a batch is run once more, each module's output and gradient looked at."""
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -33,6 +34,10 @@ def first_bad_layer(step: TrainStep, micro_batches: Sequence[Batch]) -> str:
                 break
     if not found:
         found += [f"the gradient of {name}" for name, p in step.model.named_parameters() if not _is_finite(p.grad)]
+    if not found:
+        norms = {name: float(p.grad.norm()) for name, p in step.model.named_parameters() if p.grad is not None}
+        if not math.isfinite(math.hypot(*norms.values())):
+            found.append(f"the norm of finite gradients, the largest that of {max(norms, key=norms.__getitem__)}")
     step.optimizer.zero_grad()
     return found[0] if found else "nowhere when the batch was run once more"
 

@@ -1,14 +1,11 @@
 """What a run says where memory or disk runs out, and how to go on with it."""
 
-import errno
-
 from colakit.checkpoint.folders import Checkpoints, step_of
 from colakit.config.schema import RunConfig
+from colakit.errors import disk_fault
 from colakit.train.memory import out_of_memory_advice
-from colakit.train.runs import RunFolder
+from colakit.train.runs import RunFolder, resume_command
 from colakit.train.step import is_out_of_memory
-
-_FULL = (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_expected(error: BaseException) -> bool:
@@ -19,14 +16,15 @@ def is_expected(error: BaseException) -> bool:
 def describe_fault(error: BaseException, folder: RunFolder, config: RunConfig, step: int) -> str:
     """What ran out in the making of `step`, and what to do about it."""
     if isinstance(error, OSError):
-        advice = "Free some space there." if error.errno in _FULL else "Mend that first."
-        return f"{folder.root} cannot be written: {error.strerror or error}. {advice}"
-    return f"Out of memory at step {step}, {out_of_memory_advice(config)}"
+        return disk_fault(folder.root, error)
+    budget = config.train.memory_gib
+    allowed = "" if budget is None else f" train.memory_gib allows the whole process {budget:g} GiB."
+    return f"Out of memory at step {step}, {out_of_memory_advice(config)}{allowed}"
 
 
 def how_to_go_on(folder: RunFolder) -> str:
     """The command that goes on from the newest checkpoint."""
     newest = Checkpoints(folder.checkpoints).newest()
     if newest is None:
-        return "There is no checkpoint."
-    return f"`colakit train --resume {folder.root}` goes on after step {step_of(newest)}."
+        return f"There is no checkpoint to go on from: remove {folder.root}, and start again."
+    return f"`{resume_command(folder.root)}` goes on after step {step_of(newest)}."

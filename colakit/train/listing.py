@@ -1,15 +1,14 @@
 """The runs below a folder: how far each has come, and how to go on with it."""
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from colakit.checkpoint.folders import Checkpoints, step_of
+from colakit.checkpoint.folders import MANIFEST, Checkpoints, step_of
 from colakit.errors import ColakitError, RunError
 from colakit.records.run import RunListing
 from colakit.train.metrics import last_loss
-from colakit.train.runs import RunFolder
+from colakit.train.runs import RunFolder, resume_command
 
 State = Literal["running", "finished", "interrupted"]
 
@@ -21,13 +20,16 @@ def list_runs(folder: Path) -> list[RunListing]:
     """
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder. Give the one that your runs are in; `colakit train` makes runs/.")
-    below = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    below = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+    below.sort(key=lambda path: path.stat().st_mtime)
     own = RunFolder(folder)
     runs = [own] if own.config.is_file() or own.checkpoints.is_dir() else map(RunFolder, below)
     return [listing for run in runs for listing in _listed(run)]
 
 
 def _listed(run: RunFolder) -> Iterator[RunListing]:
+    if (run.root / MANIFEST).is_file():
+        return  # a checkpoint
     try:
         config = run.load_config()
     except ColakitError:
@@ -43,5 +45,5 @@ def _listed(run: RunFolder) -> Iterator[RunListing]:
         max_steps=config.train.max_steps,
         last_loss=last_loss(run.metrics),
         state=state,
-        resume=f"colakit train --resume {shlex.quote(str(run.root))}" if state == "interrupted" and steps else None,
+        resume=resume_command(run.root) if state == "interrupted" and steps else None,
     )

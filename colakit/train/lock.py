@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from colakit.errors import RunError
+from colakit.errors import RunError, disk_fault
 
 _LOCK, _OWNER = ".lock", ".owner.json"
 _PATIENCE_S = 0.5
@@ -38,9 +38,13 @@ class RunLock:
                 "on Ctrl-C or SIGTERM)."
             ) from None
         except OSError as error:
-            raise RunError(f"{self._root} cannot be written: {error.strerror or error}. Check permissions.") from error
+            raise RunError(disk_fault(self._root, error)) from error
         owner = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        self._owner.write_text(json.dumps(owner) + "\n", encoding="utf-8")
+        try:
+            self._owner.write_text(json.dumps(owner) + "\n", encoding="utf-8")
+        except OSError as error:
+            self._lock.release()
+            raise RunError(disk_fault(self._root, error)) from error
 
     def release(self) -> None:
         """Give it back."""

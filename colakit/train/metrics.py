@@ -55,7 +55,7 @@ def _lines(path: Path) -> list[bytes]:
 
 def _tail(path: Path) -> list[bytes]:
     """The last lines, more than a step has; the first of them may be cut."""
-    if not path.exists():
+    if not path.is_file():
         return []
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL_BYTES))

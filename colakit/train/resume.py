@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colakit.checkpoint.folders import Checkpoints, step_of, verify
+from colakit.checkpoint.folders import MANIFEST, Checkpoints, step_of, verify
 from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
 from colakit.errors import CheckpointError, ConfigError, Problem, RunError
-from colakit.train.metrics import trim
-from colakit.train.runs import RunFolder, write_json
-from colakit.train.state import CONFIG_FILE, STATE_FILE, TOTALS_FILE
+from colakit.train.metrics import last_records, trim
+from colakit.train.runs import RunFolder, resume_command, write_json
+from colakit.train.state import CONFIG_FILE, STATE_FILE, TOTALS_FILE, read_json
 from colakit.train.totals import Totals
 
 log = logging.getLogger(__name__)
@@ -49,28 +49,34 @@ def plan_resumption(path: Path, change: Callable[[RunConfig], RunConfig]) -> Res
     checkpoint, or a file of it is not what was written; ConfigError for a change that would make it another run;
     RunError where another process has the folder, which is this one's from now on.
     """
-    is_checkpoint = step_of(path) is not None
-    root = path.absolute().parent.parent if is_checkpoint else path
+    resolved = path.resolve()  # a link, or "." inside a checkpoint
+    is_checkpoint = step_of(resolved) is not None and resolved.parent.name == RunFolder(path).checkpoints.name
+    if not is_checkpoint and (resolved / MANIFEST).is_file():
+        raise CheckpointError(
+            f"{path} is a checkpoint without its name or its run. To go on from it, give it back its name, as in "
+            "step-00000100, among the checkpoints of its run."
+        )
+    root = resolved.parent.parent if is_checkpoint else path
     folder = RunFolder(root, there=root)
     folder.load_config()  # refuses what is no run folder
     folder.lock.acquire()  # before the newest is looked for: it stays the newest
     try:
-        checkpoint = path.absolute() if is_checkpoint else _newest(folder)
+        checkpoint = resolved if is_checkpoint else _newest(folder)
         if not checkpoint.is_dir():
             there = ", ".join(each.name for each in Checkpoints(folder.checkpoints).all()) or "none"
             raise CheckpointError(f"{path}: no such checkpoint. There are: {there}.")
         _check_whole(checkpoint)
-        stored = from_saved(_read(checkpoint / CONFIG_FILE))
+        stored = from_saved(read_json(checkpoint / CONFIG_FILE))
         config = change(stored)
         try:
-            totals = Totals.from_dict(_read(checkpoint / TOTALS_FILE))
+            totals = Totals.from_dict(read_json(checkpoint / TOTALS_FILE))
         except (KeyError, TypeError) as error:
             what = f"{checkpoint / TOTALS_FILE} does not fit this version of colakit ({error})."
             raise CheckpointError(what) from error
         refuse_changes(stored, config, steps=totals.steps)
-        if totals.steps == config.train.max_steps and folder.summary.is_file():
+        if totals.steps == config.train.max_steps and _is_finished(folder):
             raise RunError(f"{root} is finished, at step {totals.steps}. To go on, raise --set train.max_steps=N.")
-        return Resumption(folder, checkpoint, config, _read(checkpoint / STATE_FILE), totals)
+        return Resumption(folder, checkpoint, config, read_json(checkpoint / STATE_FILE), totals)
     except BaseException:
         folder.lock.release()
         raise
@@ -84,6 +90,9 @@ def reopen(resume: Resumption) -> None:
     for path in checkpoints.abandon_behind(steps):
         log.warning("Going on from step %d: a later checkpoint is %s from now on.", steps, path.name)
     trim(folder.metrics, steps)
+    last = last_records(folder.metrics)
+    if not last or last[-1].step < steps:
+        log.warning("%s does not reach step %d: the records before are lost.", folder.metrics, steps)
     folder.summary.unlink(missing_ok=True)
     write_json(folder.config, resume.config.model_dump())
 
@@ -128,24 +137,22 @@ def _newest(folder: RunFolder) -> Path:
     return newest
 
 
+def _is_finished(folder: RunFolder) -> bool:
+    """Whether it has a summary, and not one that a signal brought about."""
+    try:
+        return not json.loads(folder.summary.read_text("utf-8"))["interrupted"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _check_whole(checkpoint: Path) -> None:
     try:
         verify(checkpoint)
     except CheckpointError as error:
         whole = Checkpoints(checkpoint.parent).newest_whole(before=step_of(checkpoint) or 0)
         advice = (
-            f"The newest whole checkpoint before it is {whole}: `colakit train --resume {whole}`."
+            f"The newest whole checkpoint before it is {whole}: `{resume_command(whole)}`."
             if whole is not None
             else "There is no whole checkpoint before it."
         )
         raise CheckpointError(f"{error} {advice}") from error
-
-
-def _read(path: Path) -> dict[str, Any]:  # Any: JSON values
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}).") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not what colakit writes.")
-    return content

@@ -6,6 +6,7 @@ A folder is made only when everything that can be checked beforehand has been, s
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import time
@@ -83,7 +84,7 @@ class RunFolder:
     def discard(self) -> None:
         """Remove everything in the folder, and the folders that were made for it."""
         self.lock.release()
-        for entry in self.root.iterdir():
+        for entry in self.root.iterdir() if self.root.is_dir() else ():
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
             else:
@@ -115,6 +116,11 @@ class RunFolder:
         return [path.parent for folder in (self.root, Path("runs")) for path in folder.glob(f"*/{self.summary.name}")]
 
 
+def resume_command(path: Path) -> str:
+    """What is typed to go on with a run or a checkpoint."""
+    return f"colakit train --resume {shlex.quote(str(path))}"
+
+
 def plan_run_folder(out: Path | None, preset: str) -> Path:
     """The folder a run will use: `out`, or ``runs/<preset>-<time>``. Raises RunError where it could not be made."""
     root = out if out is not None else _unused(Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -134,8 +140,8 @@ def _nearest_existing(path: Path) -> Path:
 
 def _check_empty(root: Path) -> None:
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        is_run = RunFolder(root).checkpoints.is_dir()
-        resume = f" To go on with that run: `colakit train --resume {root}`." if is_run else ""
+        is_run = Checkpoints(RunFolder(root).checkpoints).newest() is not None
+        resume = f" To go on with that run: `{resume_command(root)}`." if is_run else ""
         raise RunError(
             f"{root}: exists and is not an empty folder. Give another --out; nothing was overwritten.{resume}"
         )
@@ -174,18 +180,23 @@ def _claim(out: Path | None, preset: str) -> RunFolder:
     """Make the folder for one run alone: of two that start at once, one is refused, or gets the next free name."""
     while True:
         root = plan_run_folder(out, preset)
+        folder = RunFolder(root, _nearest_existing(root))
         try:
-            folder = RunFolder(root, _nearest_existing(root))
             root.mkdir(parents=True, exist_ok=out is not None)
             folder.config.touch(exist_ok=False)
-            folder.lock.acquire()
         except FileExistsError:
             if out is not None:
                 raise RunError(f"{root}: another run has taken it. Give another --out.") from None
+            continue
         except OSError as error:
+            folder.discard()
             raise RunError(f"{root}: cannot be made ({error.strerror}). Give another --out.") from None
-        else:
-            return folder
+        try:
+            folder.lock.acquire()
+        except RunError:
+            folder.discard()
+            raise
+        return folder
 
 
 def check_same_data(folder: RunFolder, then: str, now: str) -> None:

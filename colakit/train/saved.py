@@ -1,8 +1,6 @@
 """Open a finished run again: its configuration, its data, its model."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from colakit.build import build_model, pick_machine
 from colakit.checkpoint.folders import Checkpoints, step_of, verify
@@ -13,6 +11,7 @@ from colakit.errors import CheckpointError
 from colakit.records.run import EvalRecord
 from colakit.train.held_out import HeldOut
 from colakit.train.runs import RunFolder, check_same_data
+from colakit.train.state import STATE_FILE, read_json
 
 
 def evaluate_run(root: Path) -> EvalRecord:
@@ -28,7 +27,7 @@ def evaluate_run(root: Path) -> EvalRecord:
         raise CheckpointError(f"{root} has no checkpoint: nothing was trained yet.")
     verify(newest)
     steps = step_of(newest) or 0
-    fingerprint = _read(folder.data, "fingerprint")
+    fingerprint = read_json(newest / STATE_FILE)["data"]["fingerprint"]
     machine = pick_machine(config)
     model = build_model(config, machine)
     load_model(model, newest)
@@ -46,11 +45,3 @@ def _for_this_machine(folder: RunFolder) -> RunConfig:
             "train": config.train.model_copy(update={"device": "auto", "dtype": "auto"}),
         }
     )
-
-
-def _read(path: Path, key: str) -> Any:  # Any: a JSON value
-    try:
-        return json.loads(path.read_text("utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError):
-        message = f"{path.parent}: the run has not finished: {path.name} is missing or unreadable. Train it again."
-        raise CheckpointError(message) from None

@@ -59,14 +59,15 @@ class JsonlSink:
 class TensorBoardSink:
     """TensorBoard scalars under ``train/`` and ``val/``."""
 
-    def __init__(self, folder: Path, again: Sequence[StepRecord | EvalRecord] = ()) -> None:
-        """A resumed run gives the records of the step behind which it goes on `again`.
+    def __init__(self, folder: Path, behind: int = 0, again: Sequence[StepRecord | EvalRecord] = ()) -> None:
+        """A run that is resumed `behind` a step gives the records of that step `again`.
 
         What TensorBoard's files hold of that step and later ones, which a kill may have left incomplete, is void.
         """
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder, purge_step=again[0].step if again else None)
+        first = again[0].step if again else behind + 1
+        self._writer = SummaryWriter(folder, purge_step=first if behind else None)
         for record in again:
             if isinstance(record, StepRecord):
                 self.step(record)

@@ -1,6 +1,8 @@
 """What a checkpoint holds besides weights and optimizer, by file."""
 
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from colakit.checkpoint import rng
 from colakit.config.schema import RunConfig
 from colakit.data.loader import TrainLoader
 from colakit.data.prepare import PreparedData
+from colakit.errors import CheckpointError
 from colakit.train.step import TrainStep
 from colakit.train.totals import Totals
 
@@ -58,3 +61,14 @@ def warn_of_differences(then: dict[str, Any], now: dict[str, Any]) -> None:  # A
     if now["lr"] != then["lr"]:
         told = "The schedule is another: the learning rate is %.3g from here, not %.3g."
         log.warning(told, now["lr"], then["lr"])
+
+
+def read_json(path: Path) -> dict[str, Any]:  # Any: JSON values
+    """The content of one of those files. Raises CheckpointError."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}).") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not what colakit writes.")
+    return content

@@ -92,6 +92,7 @@ class Trainer:
             self.loader: TrainLoader = build_loader(config, self.data)
             self.schedule = build_schedule(config)
             self.totals = Totals()
+            self._environment = describe_environment()
             self._rng: dict[str, Any] | None = None  # Any: JSON values
             self._before: tuple[list[torch.Tensor], dict[str, Any]] | None = None  # Any: JSON values
             """Of generators and guard, while a step is made: where that fails, the run stands there."""
@@ -103,7 +104,6 @@ class Trainer:
             on_failure.pop_all()
         self._first = self._saved = self.totals.steps
         self._trained_before_s = self.totals.train_s
-        self._environment = describe_environment()
         self._saver = Saver(
             Checkpoints(self.folder.checkpoints), keep_last=config.train.keep_last, keep_every=config.train.keep_every
         )
@@ -151,12 +151,16 @@ class Trainer:
         self.totals = resume.totals
         self._rng = state["rng"]
         warn_of_differences(state, self._state())
-        reopen(resume)
+        try:
+            reopen(resume)
+            taken = sinks(resume.folder)
+        except OSError as error:
+            raise RunError(describe_fault(error, resume.folder, self.config, self.totals.steps)) from error
         for record in last_records(resume.folder.metrics):
             if isinstance(record, EvalRecord) and record.step == self.totals.steps:
                 self.totals.note(record)
         log.info("Going on after step %d of %d.", self.totals.steps, self.config.train.max_steps)
-        return sinks(resume.folder)
+        return taken
 
     @contextmanager
     def _saved_on_failure(self) -> Iterator[None]:
@@ -184,7 +188,7 @@ class Trainer:
                     self.step.guard.load_state_dict(guard)
                 self._save()
             self._saver.wait()
-        except (OSError, MemoryError, RuntimeError) as error:
+        except (OSError, MemoryError, RuntimeError, RunError) as error:
             log.warning("Step %d is not saved: %s.", self.totals.steps, error)
         return how_to_go_on(self.folder)
 
@@ -212,26 +216,37 @@ class Trainer:
                 data_ms = 1000.0 * (loaded - started)
                 self._record(step + 1, result, batches, step_ms=ms, data_ms=data_ms, reason=reason)
                 self._before = None
-                self._stop_after_many(reason)
+                if reason is not None:
+                    self._stop_where_hopeless(reason)
                 last = step + 1 == train.max_steps
                 if stop.is_set or last:
                     break
-                # Not while updates are left out: the weights may be what is wrong.
-                if self._is_checkpoint_due() and reason is None and self._has_finite_weights():
-                    self._save()
-                if self._is_evaluation_due():
-                    self._evaluate()
+                if reason is None:  # else what the weights have come to may be what is wrong
+                    if self._is_checkpoint_due():
+                        self._save()
+                    if self._is_evaluation_due():
+                        self._evaluate()
                 if stop.is_set:
                     break
         return self.totals.steps < train.max_steps
 
     def _is_evaluation_due(self) -> bool:
-        """At every `eval_every`-th step, where there is none of it yet."""
-        steps, seen = self.totals.steps, self.totals.evaluation
-        return steps > 0 and steps % self.config.train.eval_every == 0 and (seen is None or seen.step < steps)
+        """At every `eval_every`-th step, or as soon after it as an update is made."""
+        every, seen = self.config.train.eval_every, self.totals.evaluation
+        last_due = self.totals.steps // every * every
+        return last_due > (seen.step if seen is not None else 0)
 
-    def _has_finite_weights(self) -> bool:
-        return bool(torch.stack([torch.isfinite(p.detach()).all() for p in self.model.parameters()]).all())
+    def _check_weights(self) -> None:
+        """Raise RunError where a weight is not finite: no update mends it, and no checkpoint shall hold it."""
+        parameters = dict(self.model.named_parameters())
+        is_finite = torch.stack([torch.isfinite(p.detach()).all() for p in parameters.values()]).tolist()
+        if not all(is_finite):
+            name = list(parameters)[is_finite.index(False)]
+            self._saver.wait()
+            raise RunError(
+                f"Step {self.totals.steps}: the weight {name} is not finite, which no update mends. "
+                f"{how_to_go_on(self.folder)} Where it happens again, start anew with a lower optim.lr."
+            )
 
     def _is_checkpoint_due(self) -> bool:
         steps, train = self.totals.steps, self.config.train
@@ -243,9 +258,10 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        """Take a checkpoint of this step, unless there is one. Raises OSError."""
+        """Take a checkpoint of this step, unless there is one. Raises OSError, and RunError for weights not finite."""
         if self._saved == self.totals.steps:
             return
+        self._check_weights()
         self.sinks.flush()
         self.totals.train_s = self._trained_before_s + time.perf_counter() - self._started
         documents = {
@@ -315,8 +331,9 @@ class Trainer:
         with rng.at(before):
             return f"not finite, first in {first_bad_layer(self.step, batches)}"
 
-    def _stop_after_many(self, reason: str | None) -> None:
-        """Raise RunError where updates have been left out too often in a row."""
+    def _stop_where_hopeless(self, reason: str) -> None:
+        """Raise RunError where a weight is not finite, or updates have been left out too often in a row."""
+        self._check_weights()
         n_skipped = self.step.guard.in_a_row
         if n_skipped >= self.config.train.max_skipped:
             self._saver.wait()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,9 @@ def test_runs_are_listed_with_the_command_that_goes_on(
     Path("runs/cut/config.json").write_text("{")
     Path("runs/whole/config.json").unlink()
     assert sorted(json.loads(colakit("runs", "--json").out)["runs"], key=str) == sorted(listing, key=str)
+    Path("runs/latest").symlink_to("cut")
+    assert len(json.loads(colakit("runs", "--json").out)["runs"]) == 2, "a link is no run of its own"
+    assert json.loads(colakit("runs", "runs/cut/checkpoints", "--json").out)["runs"] == [], "nor is a checkpoint"
     lock = RunLock(Path("runs/cut"))
     lock.acquire()
     assert json.loads(colakit("runs", "runs/cut", "--json").out)["runs"][0]["state"] == "running"
@@ -102,6 +106,49 @@ def test_a_checkpoint_is_resumed_in_its_own_folder_wherever_one_stands(
     assert colakit("train", "--resume", "step-00000003").code == 0
     assert (root / "summary.json").is_file()
     assert not (root / "checkpoints" / "checkpoints").exists()
+
+
+def test_what_has_no_checkpoint_yet_is_listed_without_a_command(train: Run, colakit: Run) -> None:
+    assert train("--out", "runs/mine").code == 0
+    shutil.rmtree("runs/mine/checkpoints")
+    Path("runs/mine/metrics.jsonl").unlink()
+    Path("runs/mine/metrics.jsonl").mkdir()
+    (listing,) = json.loads(colakit("runs", "--json").out)["runs"]
+    assert (listing["steps"], listing["state"], listing["resume"]) == (0, "interrupted", None)
+    outcome = train("--out", "runs/mine")
+    assert outcome.code == 2
+    assert "--resume" not in outcome.err, "there is nothing to go on from"
+
+
+def test_a_run_at_its_last_step_without_a_summary_is_not_finished(train: Run, colakit: Run) -> None:
+    assert train("--out", "runs/a b").code == 0
+    Path("runs/a b/summary.json").unlink()
+    (listing,) = json.loads(colakit("runs", "--json").out)["runs"]
+    assert (listing["steps"], listing["state"]) == (8, "interrupted")
+    assert listing["resume"] == "colakit train --resume 'runs/a b'"
+    assert colakit("train", "--resume", "runs/a b").code == 0
+    (listing,) = json.loads(colakit("runs", "--json").out)["runs"]
+    assert listing["state"] == "finished"
+
+
+def test_a_checkpoint_is_known_by_links_and_from_inside(
+    train: Run, colakit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5)
+        train("--out", "step-00000100")
+    Path("latest").symlink_to("step-00000100/checkpoints/step-00000004")
+    root = Path("step-00000100").absolute()
+    shutil.copytree("step-00000100/checkpoints/step-00000004", "abandoned-step-00000004")
+    outcome = colakit("train", "--resume", "abandoned-step-00000004")
+    assert outcome.code == 2
+    assert "is a checkpoint without its name or its run." in " ".join(outcome.err.split())
+    assert not (Path("abandoned-step-00000004") / ".lock").exists()
+    assert colakit("train", "--resume", "latest").code == 0
+    monkeypatch.chdir(root / "checkpoints" / "step-00000003")
+    assert colakit("train", "--resume", ".").code == 0
+    monkeypatch.chdir(root.parent)
+    assert "is finished, at step 8" in colakit("train", "--resume", "step-00000100").err
 
 
 def test_faults_of_resuming_are_one_message(train: Run, colakit: Run) -> None:

@@ -1,6 +1,8 @@
 """What goes wrong while a run trains: numbers that are not finite, spikes, memory, disk."""
 
+import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -14,10 +16,12 @@ from colakit.checkpoint.folders import Checkpoints, verify
 from colakit.config.load import resolve
 from colakit.data.loader import Batch
 from colakit.errors import ConfigError, RunError
+from colakit.optim.combined import CombinedOptimizer
 from colakit.records.run import StepRecord
+from colakit.train.lock import RunLock
 from colakit.train.memory import memory_budget, out_of_memory_advice
 from colakit.train.step import StepResult, TrainStep
-from tests.train.tiny_runs import On, end, make_config, records, run, trainer, write_corpus
+from tests.train.tiny_runs import Killed, On, end, kill_at, make_config, records, run, trainer, write_corpus
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,8 +77,8 @@ def test_an_output_that_is_not_finite_is_named_and_nothing_is_drawn_for_it(corpu
     assert end(roots[0]) == end(roots[1])
 
 
-def test_a_weight_that_is_not_finite_is_named_and_many_in_a_row_end_the_run(corpus: Path, tmp_path: Path) -> None:
-    bad = trainer(tmp_path / "run", make_config(corpus, "train.max_skipped=3"))
+def test_a_weight_that_is_not_finite_is_named_and_ends_the_run(corpus: Path, tmp_path: Path) -> None:
+    bad = trainer(tmp_path / "run", make_config(corpus, "train.checkpoint_every=none", "train.eval_every=2"))
 
     def act(record: StepRecord) -> None:
         if record.step == 3:
@@ -82,12 +86,47 @@ def test_a_weight_that_is_not_finite_is_named_and_many_in_a_row_end_the_run(corp
 
     bad.sinks._sinks = (*bad.sinks._sinks, On(act))  # type: ignore[attr-defined]
     message = (
-        r"Step 6: 3 updates in a row were left out, the last one: not finite, first in the weight norm\.weight\. "
+        r"Step 4: the weight norm\.weight is not finite, which no update mends\. "
         rf"`colakit train --resume {tmp_path}/run` goes on after step 2\."
     )
     with pytest.raises(RunError, match=message):
         bad.fit()
+    assert skipped(tmp_path / "run") == {4: "not finite, first in the weight norm.weight"}
+
+
+@pytest.mark.parametrize("max_steps", [6, 8])
+def test_no_checkpoint_holds_a_weight_that_is_not_finite(corpus: Path, tmp_path: Path, max_steps: int) -> None:
+    """One that no token of the batches uses spoils no step."""
+    sets = ("train.keep_last=1", f"train.max_steps={max_steps}", "train.checkpoint_every=none", "train.eval_every=4")
+    bad = trainer(tmp_path / "run", make_config(corpus, *sets))
+
+    def act(record: StepRecord) -> None:
+        if record.step == 5:
+            bad.model.tok_embed.weight.data[319] = math.inf
+
+    bad.sinks._sinks = (*bad.sinks._sinks, On(act))  # type: ignore[attr-defined]
+    message = rf"Step {max_steps}: the weight tok_embed\.weight is not finite, .* goes on after step 4\."
+    with pytest.raises(RunError, match=message):
+        bad.fit()
+    assert not skipped(tmp_path / "run")
+    assert [path.name for path in Checkpoints(tmp_path / "run" / "checkpoints").all()] == ["step-00000004"]
+    assert run(tmp_path / "run").steps == max_steps
+
+
+def test_many_updates_left_out_in_a_row_end_the_run(corpus: Path, tmp_path: Path) -> None:
+    """The weights are finite, and what they come to is not."""
+    bad = trainer(tmp_path / "run", make_config(corpus, "train.max_skipped=3"))
+
+    def act(record: StepRecord) -> None:
+        if record.step == 3:
+            bad.model.norm.weight.data[5] = 3e38
+
+    bad.sinks._sinks = (*bad.sinks._sinks, On(act))  # type: ignore[attr-defined]
+    message = r"Step 6: 3 updates in a row were left out, the last one: not finite, first in .* goes on after step 3\."
+    with pytest.raises(RunError, match=message):
+        bad.fit()
     assert skipped(tmp_path / "run").keys() == {4, 5, 6}
+    assert [path.name for path in Checkpoints(tmp_path / "run" / "checkpoints").all()][-1] == "step-00000003"
 
 
 def test_a_nan_in_a_batch_of_losses_that_does_not_come_again_is_said_so(
@@ -286,7 +325,7 @@ def test_a_full_disk_during_a_save_leaves_the_older_checkpoints(tmp_path: Path, 
     """The limit cuts the records or the tensors short."""
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path), str(limit)]
     outcome = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    pattern = rf"{tmp_path}/run cannot be written: .*Free some space there\. `colakit train --resume .* after step 4\."
+    pattern = rf"{tmp_path}/run.* cannot be read or written: .*Free some space there\. `colakit .* after step 4\."
     assert re.search(pattern, outcome.stdout), (outcome.stdout, outcome.stderr[-2000:])
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert [path.name for path in checkpoints.all()] == [f"step-0000000{step}" for step in (1, 2, 3, 4)]
@@ -297,3 +336,134 @@ def test_a_full_disk_during_a_save_leaves_the_older_checkpoints(tmp_path: Path, 
     whole = run(tmp_path / "whole", make_config(tmp_path / "poems.jsonl"))
     assert end(tmp_path / "run") == end(tmp_path / "whole")
     assert whole.steps == 8
+
+
+def test_an_evaluation_waits_for_an_update_so_that_the_best_has_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    """One at a step without a checkpoint became the best, and the one before was removed."""
+    spoiled = trainer(tmp_path / "run", make_config(corpus, "train.checkpoint_every=none", "train.eval_every=3"))
+    honest = TrainStep.accumulate
+
+    def accumulate(step: TrainStep, batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        nll, correct = honest(step, batches, tokens)
+        return nll * (math.nan if spoiled.totals.steps == 5 else 1.0), correct
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainStep, "accumulate", accumulate)
+        spoiled.fit()
+    assert skipped(tmp_path / "run").keys() == {6}
+    assert [r["step"] for r in records(tmp_path / "run") if r["kind"] == "eval"] == [3, 7, 8]
+    names = [path.name for path in Checkpoints(tmp_path / "run" / "checkpoints").all()]
+    assert names == ["step-00000003", "step-00000007", "step-00000008"]
+
+
+def test_a_norm_that_is_not_finite_though_every_gradient_is(corpus: Path, tmp_path: Path) -> None:
+    bad = trainer(tmp_path / "run", make_config(corpus))
+    weight = bad.model.norm.weight
+    weight.register_hook(lambda gradient: torch.full_like(gradient, 2e38) if bad.totals.steps == 2 else gradient)
+    bad.fit()
+    reason = "not finite, first in the norm of finite gradients, the largest that of norm.weight"
+    assert skipped(tmp_path / "run") == {3: reason}
+
+
+def test_the_diagnosis_sees_the_dropout_of_the_step_and_leaves_none_behind(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the layer it names may be another, and the next steps would not be those of the step counted."""
+    losses: list[float] = []
+    after: list[torch.Tensor] = []
+    honest = TrainStep.accumulate
+
+    def accumulate(step: TrainStep, batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        nll, correct = honest(step, batches, tokens)
+        if bad.totals.steps == 2:
+            losses.append(float(nll) / sum(int(batch.tokens.numel()) for batch in batches))
+            after.append(torch.get_rng_state())
+            nll = nll * (math.nan if len(losses) == 1 else 1.0)
+        return nll, correct
+
+    monkeypatch.setattr(TrainStep, "accumulate", accumulate)
+    states: list[torch.Tensor] = []
+    bad = trainer(tmp_path / "run", make_config(corpus), On(lambda record: states.append(torch.get_rng_state())))
+    bad.fit()
+    assert len(losses) == 2
+    assert losses[0] == losses[1], "with the same dropout"
+    assert torch.equal(states[2], after[0]), "and the generator stands where the step left it"
+
+
+def test_an_update_that_fails_half_way_is_not_saved(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some weights are of the next step by then."""
+    honest, made = CombinedOptimizer.step, iter(range(99))
+
+    def step(self: CombinedOptimizer) -> None:
+        if next(made) == 4:
+            next(iter(self.parts.values())).step()
+            raise MemoryError
+        honest(self)
+
+    monkeypatch.setattr(CombinedOptimizer, "step", step)
+    sets = ("train.checkpoint_every=none", "train.eval_every=3")
+    with pytest.raises(RunError, match=r"Out of memory at step 5, .* goes on after step 3\."):
+        run(tmp_path / "run", make_config(corpus, *sets))
+    monkeypatch.setattr(CombinedOptimizer, "step", honest)
+    run(tmp_path / "run")
+    run(tmp_path / "whole", make_config(corpus, *sets))
+    assert end(tmp_path / "run") == end(tmp_path / "whole")
+
+
+def test_a_budget_that_is_too_small_is_named(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(_self: TrainStep, _step: int, _batches: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(TrainStep, "__call__", step)
+    with pytest.raises(RunError, match=r"train\.memory_gib allows the whole process 64 GiB\."):
+        run(tmp_path / "run", make_config(corpus, "train.memory_gib=64.0"))
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_when_a_run_is_resumed_is_one_error_and_harms_nothing(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    run(tmp_path / "whole", make_config(corpus))
+    with pytest.raises(Killed):
+        run(tmp_path / "run", make_config(corpus), kill_at(5))
+
+    def refuse(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os if call == "fsync" else Path, call, refuse)
+        with pytest.raises(RunError, match=r"cannot be read or written: No space left on device\. Free some space"):
+            run(tmp_path / "run")
+    assert not RunLock(tmp_path / "run").is_held()
+    run(tmp_path / "run")
+    assert end(tmp_path / "run") == end(tmp_path / "whole")
+    assert records(tmp_path / "run") == records(tmp_path / "whole")
+
+
+def test_guard_and_generators_stand_where_the_step_that_failed_found_them(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is judged, and the look for what was wrong runs out of memory."""
+    sets = ("train.checkpoint_every=none", "train.eval_every=99", "train.skip_spikes=9.0")
+    spoiled = trainer(tmp_path / "run", make_config(corpus, *sets))
+    honest = TrainStep.accumulate
+
+    def accumulate(step: TrainStep, batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        nll, correct = honest(step, batches, tokens)
+        return nll * (math.nan if spoiled.totals.steps == 4 else 1.0), correct
+
+    def run_out(*_: object) -> str:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "accumulate", accumulate)
+        patch.setattr("colakit.train.trainer.first_bad_layer", run_out)
+        with pytest.raises(RunError, match="goes on after step 4"):
+            spoiled.fit()
+    guard = json.loads(end(tmp_path / "run")["state.json"])["guard"]
+    assert (guard["in_a_row"], len(guard["losses"])) == (0, 4)
+    run(tmp_path / "run")
+    run(tmp_path / "whole", make_config(corpus, *sets))
+    assert end(tmp_path / "run") == end(tmp_path / "whole")

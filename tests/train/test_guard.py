@@ -68,3 +68,17 @@ def test_it_goes_on_from_its_state() -> None:
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert feed(second, 200, seed=1) == feed(whole, 200, seed=1)
     assert "spike" in feed(whole, 500, seed=2)
+
+
+def test_what_was_left_out_in_a_row_is_part_of_its_state() -> None:
+    first, second = Guard(), Guard()
+    assert [first.judge(math.nan, 1.0) for _ in range(3)] == ["not finite"] * 3
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    second.judge(math.nan, 1.0)
+    assert second.in_a_row == 4
+
+
+def test_where_nothing_varies_nothing_is_a_spike() -> None:
+    guard = Guard(3.0)
+    assert {guard.judge(4.0, 1.0) for _ in range(WINDOW)} == {None}
+    assert guard.judge(4.0 + 1e-9, 1.0) is None

@@ -113,6 +113,43 @@ def test_tensorboard_goes_on_without_doubled_or_missing_steps(
     assert scalars(tmp_path / "run") == scalars(undisturbed)
 
 
+def test_records_that_are_gone_are_told_and_tensorboard_is_not_doubled(
+    corpus: Path, tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kill(tmp_path / "run", corpus, 5)
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    time.sleep(1.1)  # as above
+    run(tmp_path / "run")
+    assert "metrics.jsonl does not reach step 4: the records before are lost." in caplog.text
+    assert [r["step"] for r in records(tmp_path / "run") if r["kind"] == "step"] == [5, 6, 7, 8]
+    steps = [step for step, _ in scalars(tmp_path / "run")["train/loss"]]
+    assert steps == list(range(1, 9))
+
+
+def test_an_evaluation_that_a_kill_left_out_is_made_up_for(corpus: Path, tmp_path: Path, undisturbed: Path) -> None:
+    """Between the checkpoint before it and its record."""
+
+    class Kills(On):
+        def evaluation(self, record: EvalRecord) -> None:
+            if record.step == 4:
+                raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "run", make_config(corpus), Kills(lambda _: None))
+    assert not [r for r in records(tmp_path / "run") if r["kind"] == "eval"]
+    run(tmp_path / "run")
+    assert records(tmp_path / "run") == records(undisturbed)
+    assert end(tmp_path / "run") == end(undisturbed)
+
+
+def test_what_a_kill_left_half_written_is_swept(corpus: Path, tmp_path: Path) -> None:
+    kill(tmp_path / "run", corpus, 5)
+    half = tmp_path / "run" / "checkpoints" / ".step-00000099"
+    half.mkdir()
+    run(tmp_path / "run")
+    assert not half.exists()
+
+
 def test_an_evaluation_that_was_recorded_is_not_repeated(
     corpus: Path, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +306,7 @@ def test_a_resumed_run_counts_the_time_of_the_parts_before_and_has_no_summary_un
     clock[0] += 1000.0
     second = run(tmp_path / "run", None, On(tick), sets=("train.max_steps=9",))
     assert second.train_s == pytest.approx(90.0, abs=1.0)
+    assert run(tmp_path / "run", None, On(tick), sets=("train.max_steps=10",)).train_s == pytest.approx(100.0, abs=1.0)
 
 
 def test_records_are_flushed_before_the_checkpoint_that_counts_on_them(
@@ -395,6 +433,13 @@ def test_what_a_kill_left_is_evaluated(corpus: Path, tmp_path: Path, undisturbed
     assert evaluate_run(tmp_path / "run").step == 4
     (told,) = (r for r in records(undisturbed) if r["kind"] == "eval" and r["step"] == 4)
     assert evaluate_run(tmp_path / "run").val_loss == told["val_loss"]
+
+
+def test_a_loss_that_is_not_finite_is_never_the_best() -> None:
+    totals = Totals()
+    for step, loss in ((2, math.nan), (4, 3.0), (6, math.nan), (8, 3.5)):
+        totals.note(EvalRecord(step, loss, 1.0, bits_per_byte=1.0, accuracy=0.5, tokens=1, text_bytes=1, eval_s=1.0))
+    assert (totals.best_step, totals.best_loss) == (4, 3.0)
 
 
 def test_totals_are_strict_json_and_come_back(corpus: Path, tmp_path: Path) -> None:

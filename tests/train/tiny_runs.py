@@ -76,13 +76,15 @@ def trainer(
 ) -> Trainer:
     """A new run of `config` in `root`; without one, the rest of the run there, from its newest checkpoint or `at`."""
 
+    resumption = plan_resumption(at or root, lambda stored: override(stored, sets)) if config is None else None
+    behind = resumption.totals.steps if resumption is not None else 0
+
     def sinks(folder: RunFolder) -> Sink:
-        board = TensorBoardSink(folder.tensorboard, again=last_records(folder.metrics))
+        board = TensorBoardSink(folder.tensorboard, behind=behind, again=last_records(folder.metrics))
         return SinkSet([*more, JsonlSink(folder.metrics), board])
 
-    if config is not None:
+    if resumption is None:
         return Trainer(config, out=root, sinks=sinks)
-    resumption = plan_resumption(at or root, lambda stored: override(stored, sets))
     return Trainer(resumption.config, sinks=sinks, resume=resumption)
 
 
