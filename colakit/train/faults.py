@@ -18,7 +18,7 @@ def describe_fault(error: BaseException, folder: RunFolder, config: RunConfig, s
     if isinstance(error, OSError):
         return disk_fault(folder.root, error)
     budget = config.train.memory_gib
-    allowed = "" if budget is None else f" train.memory_gib allows the whole process {budget:g} GiB."
+    allowed = "" if budget is None else f" train.memory_gib allows the whole process, PyTorch included, {budget:g} GiB."
     return f"Out of memory at step {step}, {out_of_memory_advice(config)}{allowed}"
 
 

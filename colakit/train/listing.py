@@ -7,7 +7,7 @@ from typing import Literal
 from colakit.checkpoint.folders import MANIFEST, Checkpoints, step_of
 from colakit.errors import ColakitError, RunError
 from colakit.records.run import RunListing
-from colakit.train.metrics import last_loss
+from colakit.train.metrics import last_step
 from colakit.train.runs import RunFolder, resume_command
 
 State = Literal["running", "finished", "interrupted"]
@@ -37,13 +37,16 @@ def _listed(run: RunFolder) -> Iterator[RunListing]:
     newest = Checkpoints(run.checkpoints).newest()
     steps = (step_of(newest) or 0) if newest is not None else 0
     is_finished = steps >= config.train.max_steps and run.summary.is_file()
-    state: State = "running" if run.lock.is_held() else "finished" if is_finished else "interrupted"
+    is_running = run.lock.is_held()
+    # A running one is where its records are; another has come as far as it was saved.
+    step, loss = last_step(run.metrics, up_to=None if is_running else steps)
+    state: State = "running" if is_running else "finished" if is_finished else "interrupted"
     yield RunListing(
         folder=str(run.root),
         preset=config.preset,
-        steps=steps,
+        steps=step if is_running else steps,
         max_steps=config.train.max_steps,
-        last_loss=last_loss(run.metrics),
+        last_loss=loss,
         state=state,
         resume=resume_command(run.root) if state == "interrupted" and steps else None,
     )

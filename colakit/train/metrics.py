@@ -43,10 +43,16 @@ def last_records(path: Path) -> list[StepRecord | EvalRecord]:
     return found
 
 
-def last_loss(path: Path) -> float | None:
-    """The loss of the last step, whatever version wrote it; None where there is none, or it was not finite."""
-    losses = (values.get("loss") for values in map(_parse, reversed(_tail(path))) if values.get("kind") == "step")
-    return next(losses, None)
+def last_step(path: Path, up_to: int | None = None) -> tuple[int, float | None]:
+    """The last step, no later than `up_to`, and its loss, whatever version wrote it; None where it was not finite.
+
+    Step 0 where there is none.
+    """
+    for values in map(_parse, reversed(_tail(path))):
+        step = values.get("step")
+        if values.get("kind") == "step" and isinstance(step, int) and (up_to is None or step <= up_to):
+            return step, values.get("loss")
+    return 0, None
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -49,6 +49,8 @@ def plan_resumption(path: Path, change: Callable[[RunConfig], RunConfig]) -> Res
     checkpoint, or a file of it is not what was written; ConfigError for a change that would make it another run;
     RunError where another process has the folder, which is this one's from now on.
     """
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file. Give the folder of a run, or of one of its checkpoints.")
     resolved = path.resolve()  # a link, or "." inside a checkpoint
     is_checkpoint = step_of(resolved) is not None and resolved.parent.name == RunFolder(path).checkpoints.name
     if not is_checkpoint and (resolved / MANIFEST).is_file():
@@ -58,7 +60,7 @@ def plan_resumption(path: Path, change: Callable[[RunConfig], RunConfig]) -> Res
         )
     root = resolved.parent.parent if is_checkpoint else path
     folder = RunFolder(root, there=root)
-    folder.load_config()  # refuses what is no run folder
+    written = folder.load_config()  # refuses what is no run folder
     folder.lock.acquire()  # before the newest is looked for: it stays the newest
     try:
         checkpoint = resolved if is_checkpoint else _newest(folder)
@@ -74,6 +76,10 @@ def plan_resumption(path: Path, change: Callable[[RunConfig], RunConfig]) -> Res
             what = f"{checkpoint / TOTALS_FILE} does not fit this version of colakit ({error})."
             raise CheckpointError(what) from error
         refuse_changes(stored, config, steps=totals.steps)
+        if any(not _may_change(field) for field in _differences(stored, written)):
+            log.warning("%s is not what the run was made with; the checkpoint's configuration is used.", folder.config)
+        if (before := stored.train.max_steps) != (now := config.train.max_steps):
+            log.warning("train.max_steps is %d now, not %d: the learning rate follows that schedule.", now, before)
         if totals.steps == config.train.max_steps and _is_finished(folder):
             raise RunError(f"{root} is finished, at step {totals.steps}. To go on, raise --set train.max_steps=N.")
         return Resumption(folder, checkpoint, config, read_json(checkpoint / STATE_FILE), totals)
@@ -99,11 +105,10 @@ def reopen(resume: Resumption) -> None:
 
 def refuse_changes(stored: RunConfig, wanted: RunConfig, *, steps: int) -> None:
     """Raise ConfigError, listing them, where fields differ that make a run, of which `steps` are made, what it is."""
-    theirs, ours = dict(_leaves(stored)), dict(_leaves(wanted))
     problems = [
-        Problem(name, ours.get(name), f"the run has {theirs.get(name)!r}, and this makes it another run", "Leave it.")
-        for name in ours | theirs
-        if ours.get(name) != theirs.get(name) and not _may_change(name)
+        Problem(field, ours, f"the run has {theirs!r}, and this makes it another run", "Leave it as it is.")
+        for field, (theirs, ours) in _differences(stored, wanted).items()
+        if not _may_change(field)
     ]
     longer = wanted.train.max_steps
     if longer < steps:
@@ -114,6 +119,13 @@ def refuse_changes(stored: RunConfig, wanted: RunConfig, *, steps: int) -> None:
         problems.append(Problem("train.max_steps", longer, rule, "Leave it; until_tokens allows for longer runs."))
     if problems:
         raise ConfigError(problems, of=wanted.preset)
+
+
+def _differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[object, object]]:
+    """The fields that differ, with both values."""
+    first, second = dict(_leaves(one)), dict(_leaves(other))
+    pairs = {field: (first.get(field), second.get(field)) for field in first | second}
+    return {field: (theirs, ours) for field, (theirs, ours) in pairs.items() if theirs != ours}
 
 
 def _may_change(field: str) -> bool:

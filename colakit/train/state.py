@@ -58,9 +58,6 @@ def warn_of_differences(then: dict[str, Any], now: dict[str, Any]) -> None:  # A
             log.warning("%s: %s before, %s here. The run goes on, but not to the same bits.", name, before, value)
     for name in then["data"]["not_replayable"]:
         log.warning("The source %s is not pinned to a commit: what is read is what was prepared here.", name)
-    if now["lr"] != then["lr"]:
-        told = "The schedule is another: the learning rate is %.3g from here, not %.3g."
-        log.warning(told, now["lr"], then["lr"])
 
 
 def read_json(path: Path) -> dict[str, Any]:  # Any: JSON values

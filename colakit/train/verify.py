@@ -45,7 +45,7 @@ def verify_resume(config: RunConfig) -> ResumeProof:
     # The user's mistakes are told here, once; and the data is in the cache then.
     prepare(config.data, seq_len=config.model.seq_len, vocab_size=config.model.vocab_size)
     mini = _in_miniature(config, half)
-    with tempfile.TemporaryDirectory(prefix="colakit-verify-") as folder:
+    with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="colakit-verify-") as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         with _training(mini, whole, steps) as process:
             _wait(process)
@@ -62,6 +62,20 @@ def verify_resume(config: RunConfig) -> ResumeProof:
         **equal,
         seconds=time.perf_counter() - started,
     )
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM ends this process as Ctrl-C does: nothing is left behind."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    handler = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def compare(one: Path, other: Path, steps: int) -> dict[str, bool]:
@@ -113,8 +127,13 @@ def _kill_after(process: BaseProcess, checkpoint: Path) -> None:
         time.sleep(_LOOK_S)
     process.kill()
     process.join()
-    if not checkpoint.is_dir():
-        raise RunError(f"A process of the proof failed (exit code {process.exitcode}); what it said is above.")
+    if checkpoint.is_dir():
+        return
+    if process.exitcode == 0:
+        raise RunError(
+            "There is nothing to compare: no checkpoint was taken, since every update was left out. Lower optim.lr."
+        )
+    raise RunError(f"A process of the proof failed (exit code {process.exitcode}); what it said is above.")
 
 
 class _StopAt:

@@ -417,7 +417,7 @@ def test_a_budget_that_is_too_small_is_named(corpus: Path, tmp_path: Path, monke
         raise MemoryError
 
     monkeypatch.setattr(TrainStep, "__call__", step)
-    with pytest.raises(RunError, match=r"train\.memory_gib allows the whole process 64 GiB\."):
+    with pytest.raises(RunError, match=r"train\.memory_gib allows the whole process, PyTorch included, 64 GiB\."):
         run(tmp_path / "run", make_config(corpus, "train.memory_gib=64.0"))
 
 

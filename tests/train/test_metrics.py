@@ -7,7 +7,7 @@ import pytest
 
 from colakit.records.base import to_json
 from colakit.records.run import EvalRecord, StepRecord
-from colakit.train.metrics import last_loss, last_records, trim
+from colakit.train.metrics import last_records, last_step, trim
 
 
 def step(number: int, loss: float = 2.5) -> StepRecord:
@@ -40,7 +40,7 @@ def test_what_lies_behind_a_step_is_cut_off(tmp_path: Path, behind: int, torn: b
 
 def test_without_a_file_there_are_no_records_and_trimming_makes_one(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert (last_records(path), last_loss(path)) == ([], None)
+    assert (last_records(path), last_step(path)) == ([], (0, None))
     trim(path, 3)
     assert path.read_bytes() == b""
 
@@ -49,7 +49,8 @@ def test_the_end_of_a_long_file_is_enough(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(lines(*(step(i) for i in range(1, 2000)), evaluation(1999)))
     assert last_records(path) == [step(1999), evaluation(1999)]
-    assert last_loss(path) == 2.5
+    assert last_step(path) == (1999, 2.5)
+    assert last_step(path, up_to=1990) == (1990, 2.5)
 
 
 def test_null_is_a_number_that_was_not_finite(tmp_path: Path) -> None:
@@ -59,4 +60,4 @@ def test_null_is_a_number_that_was_not_finite(tmp_path: Path) -> None:
     assert isinstance(record, StepRecord)
     assert math.isnan(record.loss)
     assert record.bits_per_byte is None
-    assert last_loss(path) is None
+    assert last_step(path) == (1, None)

@@ -142,6 +142,24 @@ def test_an_evaluation_that_a_kill_left_out_is_made_up_for(corpus: Path, tmp_pat
     assert end(tmp_path / "run") == end(undisturbed)
 
 
+def test_an_edited_configuration_is_told_and_the_checkpoints_is_used(
+    corpus: Path, tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kill(tmp_path / "run", corpus, 5)
+    path = tmp_path / "run" / "config.json"
+    honest = json.loads(path.read_text())
+    told = f"{path} is not what the run was made with; the checkpoint's configuration is used."
+    for section, field, value in (("train", "keep_last", 7), ("optim", "lr", 0.5)):
+        path.write_text(json.dumps({**honest, section: {**honest[section], field: value}}))
+        resumed = trainer(tmp_path / "run")
+        resumed.sinks.close()
+        resumed.folder.lock.release()
+        assert (told in caplog.text) == (section == "optim"), "but for what may change"
+    assert json.loads(path.read_text()) == honest
+    with pytest.raises(CheckpointError, match=r"config\.json is a file\. Give the folder of a run"):
+        trainer(path)
+
+
 def test_what_a_kill_left_half_written_is_swept(corpus: Path, tmp_path: Path) -> None:
     kill(tmp_path / "run", corpus, 5)
     half = tmp_path / "run" / "checkpoints" / ".step-00000099"
@@ -407,7 +425,7 @@ def test_another_machine_and_another_schedule_are_said(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     run(tmp_path / "run", sets=("train.max_steps=9",))
     assert re.search(r"threads: \d+ before, 77 here\. The run goes on, but not to the same bits\.", caplog.text)
-    assert "The schedule is another: the learning rate is" in caplog.text
+    assert "train.max_steps is 9 now, not 8: the learning rate follows that schedule." in caplog.text
 
 
 def test_a_staged_run_is_not_made_longer_where_that_moves_its_stages(

@@ -54,8 +54,9 @@ def test_a_record_that_differs_is_a_difference(runs: list[Path], name: str) -> N
 class Child:
     """A process as `multiprocessing` has one."""
 
-    def __init__(self, seconds: float) -> None:
-        self._process = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"])
+    def __init__(self, seconds: float, code: int = 0) -> None:
+        script = f"import sys, time; time.sleep({seconds}); sys.exit({code})"
+        self._process = subprocess.Popen([sys.executable, "-c", script])
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -71,6 +72,12 @@ class Child:
         return self._process.returncode
 
 
+def test_a_process_that_failed_is_told(tmp_path: Path) -> None:
+    failing = Child(0.0, code=3)
+    with pytest.raises(RunError, match=r"failed \(exit code 3\); what it said is above"):
+        verify._kill_after(failing, tmp_path / "step-00000003")  # type: ignore[arg-type]  # of the same methods
+
+
 def test_the_victim_is_killed_after_its_checkpoint(tmp_path: Path) -> None:
     checkpoint = tmp_path / "step-00000003"
     checkpoint.mkdir()
@@ -79,5 +86,5 @@ def test_the_victim_is_killed_after_its_checkpoint(tmp_path: Path) -> None:
     verify._kill_after(victim, checkpoint)
     assert victim.exitcode == -signal.SIGKILL
     assert time.perf_counter() - started < 30.0
-    with pytest.raises(RunError, match="failed"):
+    with pytest.raises(RunError, match="nothing to compare: no checkpoint was taken, since every update was left out"):
         verify._kill_after(Child(0.0), tmp_path / "step-00000006")  # type: ignore[arg-type]  # of the same methods
