@@ -241,7 +241,7 @@ class TrainConfig(Section):
     keep_last: Positive = Field(3, description="newest checkpoints that are kept, besides the best")
     keep_every: Positive | None = Field(None, description="checkpoints of every so many steps are kept for good")
     skip_spikes: PositiveFloat | None = Field(
-        None, description="standard deviations above the last 128 steps (64 at least) at which loss or norm skip the update"
+        None, description="standard deviations above the last 128 steps (64 at least) at which loss or norm skip it"
     )
     max_skipped: Positive = Field(10, description="updates skipped one after another that end the run")
     deterministic: bool = Field(False, description="kernels that give the same bits each time, on CUDA too; slower")
