@@ -81,7 +81,7 @@ class TrainLoader:
         if batch_size % world_size:
             raise ValueError(f"a batch of {batch_size} does not divide by {world_size} processes")
         names = schedule.names
-        # A source's order does not depend on what other sources there are; a single one has the seed to itself.
+        # A source among several has an order of its own name, whatever the others are; a single one, of the seed.
         seeds = {name: () if len(names) == 1 else (zlib.crc32(name.encode()),) for name in names}
         self._orders = {name: Order(sources[name], seed, *seeds[name]) for name in names}
         self._schedule = schedule
