@@ -5,16 +5,13 @@ A folder is made only when everything that can be checked beforehand has been, s
 
 import json
 import os
-import platform
 import shlex
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -165,7 +162,9 @@ def create_run(
     folder = _claim(out, config.preset)
     try:
         write_json(folder.config, config.model_dump())
-        write_json(folder.environment, describe_environment())
+        from colakit.host import describe_machine  # with torch, which listing runs does without
+
+        write_json(folder.environment, describe_machine().to_dict())
         write_json(folder.data, data)
         return folder, sinks(folder)
     except BaseException as error:
@@ -213,34 +212,3 @@ def write_json(path: Path, value: dict[str, Any]) -> None:  # Any: JSON values
     partial = path.with_suffix(".partial")
     partial.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
-
-
-_PACKAGES = ("colakit", "torch", "numpy", "datasets", "tokenizers", "transformers", "safetensors", "flash-attn")
-
-
-def describe_environment() -> dict[str, Any]:  # Any: JSON values
-    """Versions, platform, and the git commit of the source tree colakit runs from (None where there is none)."""
-    installed = {d.name: d.version for d in metadata.distributions() if d.name in _PACKAGES}
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: installed.get(name) for name in _PACKAGES},
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(status) if (status := _git("status", "--porcelain")) is not None else None,
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    """What git prints about the source tree; None where this file is not tracked, as in an installed package."""
-    source = Path(__file__)
-    tracked = _run_git(source.parent, "ls-files", "--error-unmatch", source.name)
-    return _run_git(source.parent, *arguments) if tracked is not None else None
-
-
-def _run_git(folder: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -28,6 +28,7 @@ from colakit.data.prepare import check_sources, prepare
 from colakit.data.tokenise import Watch, unwatched
 from colakit.errors import DataError, RunError
 from colakit.evaluate.loss import byte_lengths, count_bytes
+from colakit.host import describe_machine
 from colakit.model.lm import LM
 from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.diagnosis import first_bad_layer
@@ -36,7 +37,7 @@ from colakit.train.held_out import HeldOut
 from colakit.train.memory import memory_budget
 from colakit.train.metrics import last_records
 from colakit.train.resume import Resumption, reopen
-from colakit.train.runs import RunFolder, check_same_data, create_run, describe_environment, plan_run_folder, write_json
+from colakit.train.runs import RunFolder, check_same_data, create_run, plan_run_folder, write_json
 from colakit.train.saver import Saver
 from colakit.train.signals import StopFlag, stop_on_signal
 from colakit.train.sinks import Sink
@@ -92,7 +93,7 @@ class Trainer:
             self.loader: TrainLoader = build_loader(config, self.data)
             self.schedule = build_schedule(config)
             self.totals = Totals()
-            self._environment = describe_environment()
+            self._environment = describe_machine().to_dict()
             self._rng: dict[str, Any] | None = None  # Any: JSON values
             self._before: tuple[list[torch.Tensor], dict[str, Any]] | None = None  # Any: JSON values
             """Of generators and guard, while a step is made: where that fails, the run stands there."""

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from colakit.config.load import resolve
 from colakit.errors import CheckpointError, ColakitError, ConfigError, RunError
 from colakit.train import runs
-from colakit.train.runs import RunFolder, create_run, describe_environment, plan_run_folder
+from colakit.train.runs import RunFolder, create_run, plan_run_folder
 
 CONFIG = resolve("cola-fan", smoke_run=True).config
 DATA = {"fingerprint": "0123"}
@@ -129,27 +128,3 @@ def test_a_damaged_configuration_is_refused(
     folder.config.write_text(damaged)
     with pytest.raises(error, match=message):
         folder.load_config()
-
-
-def test_the_commit_is_that_of_colakits_own_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed colakit inside somebody's repository (their `.venv`, say) is at no commit of theirs."""
-
-    def git(*arguments: str) -> str:
-        identity = ("-c", "user.name=me", "-c", "user.email=me@here")
-        command = ["git", *identity, *arguments]
-        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
-
-    git("init")
-    (tmp_path / ".gitignore").write_text("installed.py\n")
-    for name in ("tracked.py", "installed.py"):
-        (tmp_path / name).write_text("")
-    git("add", ".")
-    git("commit", "-m", "one")
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "tracked.py"))
-    described = describe_environment()
-    assert (described["git_commit"], described["git_dirty"]) == (git("rev-parse", "HEAD"), False)
-    (tmp_path / "tracked.py").write_text("changed")
-    assert describe_environment()["git_dirty"] is True
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "installed.py"))
-    described = describe_environment()
-    assert (described["git_commit"], described["git_dirty"]) == (None, None)

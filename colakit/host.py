@@ -1,0 +1,127 @@
+"""The machine this process runs on: hardware, versions, and how much memory is left for it."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+import torch
+
+from colakit import nvml
+from colakit.records.machine import MachineRecord
+from colakit.units import gib
+
+_PACKAGES = (
+    "colakit", "torch", "numpy", "datasets", "tokenizers", "transformers", "safetensors", "triton", "flash-attn"
+)  # fmt: skip
+
+
+def describe_machine() -> MachineRecord:
+    """Hardware, versions, and the git commit of the source tree colakit runs from."""
+    installed = {d.name: d.version for d in metadata.distributions() if d.name in _PACKAGES}
+    status = _git("status", "--porcelain")
+    gpu = torch.cuda.get_device_properties(torch.cuda.current_device()) if torch.cuda.is_available() else None
+    return MachineRecord(
+        platform=platform.platform(),
+        cpu=_cpu_name(),
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        cores=psutil.cpu_count(logical=False),
+        usable_cpus=usable_cpus(),
+        threads=torch.get_num_threads(),
+        memory_gib=gib(total_memory()),
+        gpu=gpu.name if gpu else None,
+        gpu_memory_gib=gib(gpu.total_memory) if gpu else None,
+        compute_capability=f"{gpu.major}.{gpu.minor}" if gpu else None,
+        driver=nvml.driver().version,
+        cuda=torch.version.cuda,
+        python=platform.python_version(),
+        packages={name: installed.get(name) for name in _PACKAGES},
+        git_commit=_git("rev-parse", "HEAD"),
+        git_dirty=bool(status) if status is not None else None,
+    )
+
+
+def usable_cpus() -> int:
+    """Logical CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def total_memory() -> int:
+    """Bytes that processes here may use together: the machine's, or a control group's limit where that is less."""
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _control_group_limits())])
+
+
+def free_memory() -> int:
+    """Bytes that can be had without swapping, below every limit of the control groups this process is in."""
+    return min([psutil.virtual_memory().available, *(limit - used for limit, used in _control_group_limits())])
+
+
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+
+
+def _control_group_limits() -> list[tuple[int, int]]:
+    """Limit and use, in bytes, of each control group above this process that limits memory; psutil knows none."""
+    limits = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text("ascii").splitlines()
+    except (OSError, ValueError):
+        return []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers == "":
+            root, names = _CONTROL_GROUPS, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            root = _CONTROL_GROUPS / "memory"
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            if (found := _limit_and_use(group, *names)) is not None:
+                limits.append(found)
+            if group == root:
+                break
+    return limits
+
+
+def _limit_and_use(group: Path, limit_file: str, use_file: str, cache: str) -> tuple[int, int] | None:
+    """None where the group sets no limit. Files that are cached count as free, as they do for the machine."""
+    try:
+        limit, used = (int((group / name).read_text("ascii")) for name in (limit_file, use_file))
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text("ascii").splitlines())
+    except (OSError, ValueError):  # no such group, or "max"
+        return None
+    return limit, used - int(statistics.get(cache, 0))
+
+
+def _cpu_name() -> str:
+    if sys.platform == "linux":
+        try:
+            lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+        except OSError:
+            lines = []
+        fields = (line.partition(":") for line in lines)
+        names = [value.strip() for key, _, value in fields if key.strip() == "model name"]  # ARM has none
+    elif sys.platform == "darwin":
+        names = [_output(["sysctl", "-n", "machdep.cpu.brand_string"]) or ""]
+    else:
+        names = []
+    return next(filter(None, [*names, platform.processor(), platform.machine()]), "unknown")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints about the source tree; None where this file is not tracked, as in an installed package."""
+    source = Path(__file__)
+    tracked = _output(["git", "-C", str(source.parent), "ls-files", "--error-unmatch", source.name])
+    return _output(["git", "-C", str(source.parent), *arguments]) if tracked is not None else None
+
+
+def _output(command: list[str]) -> str | None:
+    """What `command` prints; None where it cannot be run, or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
