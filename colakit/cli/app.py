@@ -15,6 +15,7 @@ from rich.text import Text
 from colakit import __version__
 from colakit.cli import data, presets
 from colakit.cli.bench import bench
+from colakit.cli.doctor import doctor
 from colakit.cli.evaluate import evaluate
 from colakit.cli.flops import flops
 from colakit.cli.paper import paper
@@ -53,6 +54,7 @@ app.command()(train)
 app.command()(runs)
 app.command("eval")(evaluate)
 app.command()(bench)
+app.command()(doctor)
 app.command()(flops)
 app.command()(params)
 app.command()(paper)
