@@ -12,6 +12,7 @@ from colakit.records.analysis import ComponentParams, FlopRecord, MemoryRecord, 
 from colakit.records.base import Record, to_json
 from colakit.records.bench import BenchRecord, OptimizerBenchRecord
 from colakit.records.data import DataRecord
+from colakit.records.machine import DoctorRecord, Finding, MachineRecord, PeakRecord
 from colakit.records.run import EvalRecord, ResumeProof, RunListing, RunSummary, StepRecord
 
 KINDS: dict[type[Record], str] = {
@@ -27,6 +28,10 @@ KINDS: dict[type[Record], str] = {
     RunListing: "listing",
     ResumeProof: "resume_proof",
     DataRecord: "data",
+    MachineRecord: "machine",
+    PeakRecord: "peak",
+    Finding: "finding",
+    DoctorRecord: "doctor",
 }
 
 

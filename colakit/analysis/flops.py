@@ -7,7 +7,6 @@ whole sequences; documents that do not attend to each other (`data.attend_across
 
 from collections.abc import Iterator
 
-from colakit.analysis.chunking import is_chunked
 from colakit.analysis.hardware import precision_of
 from colakit.analysis.inventory import group_of, parameters
 from colakit.analysis.layers import Layer, block_layers, head_layer
@@ -65,9 +64,7 @@ def _components(config: RunConfig) -> tuple[ComponentFlops, ...]:
         components.append(_component(layer, model.n_layers, tokens, again))
         if layer.name == "v":
             components.append(_attention_product(model, train.batch_size))
-    head = head_layer(model)
-    chunked = is_chunked(train.effective_micro_batch_size * model.seq_len, model.vocab_size)
-    components.append(_component(head, 1, tokens, head.multiply_adds if chunked else 0))
+    components.append(_component(head_layer(model), 1, tokens, 0))
     return tuple(components)
 
 

@@ -1,8 +1,8 @@
 """What a training step holds in memory, in closed form and before it is run: weights to logits, by component.
 
-Activations are the storages that eager PyTorch keeps between forward and backward pass; the peak is where the backward
-pass begins, with the logits' gradients. Left out: gradients of activations behind it, which replace what they are made
-from, what a kernel needs while it runs, the allocator's rounding, and on CUDA the context.
+Activations are the storages that eager PyTorch keeps between forward and backward pass; the peak is where the loss is
+computed, with its gradients. Left out: gradients of activations behind it, which replace what they are made from, what
+a kernel needs while it runs, the allocator's rounding, and on CUDA the context.
 
 Devices differ. On a CPU an RMSNorm is made of single operations and keeps its normalised input too, dropout keeps its
 mask in the type of its input, and the attention's output is copied for its projection. On CUDA each is one kernel.
@@ -16,10 +16,10 @@ keep fewer than n² weights; the ledger does not know their lengths and counts n
 
 from typing import Literal
 
-from colakit.analysis.chunking import is_chunked, tokens_per_chunk
+from colakit.analysis.chunking import tokens_per_chunk
 from colakit.analysis.hardware import FLOAT32_BYTES, Precision, precision_of
 from colakit.analysis.inventory import group_of, parameters
-from colakit.analysis.layers import Layer, block_layers, head_layer
+from colakit.analysis.layers import Layer, block_layers
 from colakit.config.schema import ModelConfig, RunConfig
 from colakit.records.analysis import MemoryRecord, StageMemory
 
@@ -39,26 +39,23 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
         sizes[group_of(p.role, muon=config.optim.optimizer == "muon")] += p.size
     weights = FLOAT32_BYTES * sum(sizes.values())
     muon_state, adamw_state = FLOAT32_BYTES * sizes["muon"], 2 * (weights - FLOAT32_BYTES * sizes["muon"])
-    chunked = is_chunked(tokens, model.vocab_size)
-    copies = _weight_copies(model, precision, blocks=model.n_layers, head=not chunked)
+    copies = _weight_copies(model, precision, blocks=model.n_layers, head=True)
     isolated = config.data.isolates_documents
-    activations, block = _activations(model, precision, tokens, chunked=chunked, isolated=isolated)
+    activations, block = _activations(model, precision, tokens, isolated=isolated)
     plain = sum(stage.plain_bytes for stage in activations)
-    logits = tokens * FLOAT32_BYTES * model.vocab_size
-    chunked_logits = min(tokens, tokens_per_chunk(model.vocab_size)) * FLOAT32_BYTES * model.vocab_size
-    held_logits = chunked_logits if chunked else logits
-    loss_gradients = _loss_gradients(model, precision, held_logits, chunked=chunked)
+    row = FLOAT32_BYTES * model.vocab_size
+    logits, chunked_logits = tokens * row, min(tokens, tokens_per_chunk(model.vocab_size)) * row
+    workspace = _loss_workspace(model, precision, tokens, chunked_logits)
+    by_input, by_weights = _loss_gradients(model, precision, tokens)
+    loss = copies + chunked_logits + workspace + by_input + by_weights
     fixed = 2 * weights + muon_state + adamw_state
-    plain_total = fixed + copies + plain + held_logits + loss_gradients
+    plain_total = fixed + plain + loss
     cola_m = cola_m_total = peak = None
     if model.linear == "cola":
         cola_m = sum(stage.cola_m_bytes or 0 for stage in activations)
-        # Autocast keeps its copies until the forward pass ends; the logits are gone when a block is computed again.
-        peaks = {
-            "loss forward": copies + 2 * held_logits,
-            "loss backward": held_logits + loss_gradients,
-            "block": block,
-        }
+        # Autocast keeps its copies until the forward pass ends. The gradient of weights that are the embedding's too
+        # waits for the other half, which comes last.
+        peaks = {"loss": loss, "block": block + (by_weights if model.tie_embeddings else 0)}
         peak = max(peaks, key=lambda name: peaks[name])
         cola_m_total = fixed + cola_m + peaks[peak]
     return MemoryRecord(
@@ -77,8 +74,8 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
         recomputed_block=block if model.linear == "cola" else None,
         logits=logits,
         chunked_logits=chunked_logits,
-        is_chunked=chunked,
-        loss_gradients=loss_gradients,
+        loss_workspace=workspace,
+        loss_gradients=by_input + by_weights,
         plain_total=plain_total,
         cola_m_total=cola_m_total,
         cola_m_peak=peak,
@@ -87,14 +84,14 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
 
 
 def _activations(
-    model: ModelConfig, p: Precision, tokens: int, *, chunked: bool, isolated: bool
+    model: ModelConfig, p: Precision, tokens: int, *, isolated: bool
 ) -> tuple[tuple[StageMemory, ...], int]:
     """By component, without CoLA-M and what it keeps; and what computing a block again holds besides.
 
     That is the last block: it is computed again first, while all others are still held.
     """
     blocks = [_block(model, depth, p) for depth in range(model.n_layers)]
-    ends = _ends(model, p, chunked=chunked)
+    ends = _ends(model, p)
     kept = _kept_by_cola_m(model, p)
     tables = {stage: _tables(model, p, stage, positions=tokens if isolated else model.seq_len) for stage in STAGES}
     gathered = {"attention": tokens * FLOAT32_BYTES * model.head_dim} if isolated else {}  # once, for all blocks
@@ -189,15 +186,14 @@ def _is_unfused(model: ModelConfig, p: Precision) -> bool:
     return p.dtype == "float32" and model.n_kv_heads < model.n_heads
 
 
-def _ends(model: ModelConfig, p: Precision, *, chunked: bool) -> dict[Stage, int]:
-    """Outside the blocks: token ids, final norm, the head's input and factors, targets."""
+def _ends(model: ModelConfig, p: Precision) -> dict[Stage, int]:
+    """Outside the blocks: token ids, final norm, and the head's first factor: its input, and A·x."""
     stages = dict.fromkeys(STAGES, 0)
     stages["embedding"] = _INT64
     stages["norms"] = _norm(model.d_model, 1, FLOAT32_BYTES, p)
     stages["norms"] += _dropout_mask(model.d_model, FLOAT32_BYTES, p, active=model.final_dropout > 0)
-    # In chunks, the backward pass starts from the hidden states, which are float32.
-    kept = FLOAT32_BYTES * model.d_model if chunked else p.itemsize * model.d_model + _low_rank([head_layer(model)], p)
-    stages["head"] = kept + _INT64
+    if model.linear == "cola" and not model.tie_embeddings:
+        stages["head"] = p.itemsize * (model.d_model + model.rank_of(model.d_model))
     return stages
 
 
@@ -225,19 +221,43 @@ def _tables(model: ModelConfig, p: Precision, stage: Stage, *, positions: int) -
     return 0
 
 
-def _loss_gradients(model: ModelConfig, p: Precision, held_logits: int, *, chunked: bool) -> int:
-    """By the log-probabilities and, made from them, by the logits; in chunks, by the head's weights and their sum."""
-    head = 2 * p.itemsize * head_layer(model).multiply_adds if chunked else 0
-    return 2 * held_logits + head
+def _last_product(model: ModelConfig) -> tuple[int, int]:
+    """Width of the input of the product that gives the logits, and entries of its weights, a bias included."""
+    if model.linear == "dense" or model.tie_embeddings:
+        return model.d_model, model.vocab_size * model.d_model
+    rank = model.rank_of(model.d_model)
+    return rank, model.vocab_size * (rank + 1)
+
+
+def _input_bytes(model: ModelConfig, p: Precision) -> int:
+    """A number of that input: hidden states are float32, and what an A gives is of the products' type."""
+    return FLOAT32_BYTES if model.linear == "dense" or model.tie_embeddings else p.itemsize
+
+
+def _loss_workspace(model: ModelConfig, p: Precision, tokens: int, chunked_logits: int) -> int:
+    """The input; in bfloat16 copies of it, of a chunk's logits, of the weights, and of their gradient by one chunk."""
+    width, weights = _last_product(model)
+    held = tokens * width * _input_bytes(model, p)
+    if p.dtype == "float32":
+        return held
+    copied = tokens * width if _input_bytes(model, p) == FLOAT32_BYTES else 0
+    return held + p.itemsize * (copied + chunked_logits // FLOAT32_BYTES + 2 * weights)
+
+
+def _loss_gradients(model: ModelConfig, p: Precision, tokens: int) -> tuple[int, int]:
+    """By the input of the last product, and by its weights."""
+    width, weights = _last_product(model)
+    return tokens * width * _input_bytes(model, p), FLOAT32_BYTES * weights
 
 
 def _weight_copies(model: ModelConfig, p: Precision, *, blocks: int, head: bool) -> int:
     """Of the matrices a token meets, and of the per-head norms, whose input is in the products' type.
 
-    Under CoLA-M a block's are made again with it; a loss in chunks keeps none of the head.
+    Under CoLA-M a block's are made again with it. Of the head it is the first factor: the loss drops its own copy.
     """
     if p.dtype == "float32":
         return 0
     block = sum(layer.multiply_adds for layer in block_layers(model))
     norms = 3 * model.head_dim if model.effective_qkv_norm == "rms" else 0
-    return p.itemsize * (blocks * (block + norms) + (head_layer(model).multiply_adds if head else 0))
+    first = model.d_model * model.rank_of(model.d_model) if model.linear == "cola" and not model.tie_embeddings else 0
+    return p.itemsize * (blocks * (block + norms) + (first if head else 0))

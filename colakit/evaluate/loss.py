@@ -39,9 +39,7 @@ def evaluate(
             documents = None if starts is None else Documents.of(starts).to(machine.device)
             with machine.autocast():
                 hidden = model.hidden(batch.tokens.to(machine.device), documents)
-                sums = loss_sums(
-                    model.head, hidden, batch.targets.to(machine.device), vocab_size=model.config.vocab_size
-                )
+                sums = loss_sums(*model.logit_factors(hidden), batch.targets.to(machine.device))
             nll += sums.nll
             correct += sums.correct
             tokens += int((batch.targets != IGNORE).sum())

@@ -67,6 +67,10 @@ class Dense(Projections):
         """x [..., D] → one [..., O] per part."""
         return torch.split(F.linear(x, self.weight), list(self.parts.values()), dim=-1)
 
+    def last_factors(self, x: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Input, weight and bias of the last product of a single part: x [..., D], W [O, D], none."""
+        return x, self.weight, None
+
     def roles(self) -> dict[str, ParamRole]:
         """One weight that holds `matrices_per_part` matrices for each part."""
         n = self.matrices_per_part
@@ -133,6 +137,11 @@ class CoLA(LowRank):
         """x [..., D] → one [..., O] per part."""
         z = self.low_rank(x)
         return tuple(_expand(z_i, b, bias) for z_i, b, bias in zip(z, self.b, self.bias, strict=True))
+
+    def last_factors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Input, weight and bias of the last product of a single part: σ(A·x) [..., R], B [O, R], bias [O]."""
+        (z,) = self.low_rank(x)
+        return z, self.b[0], self.bias[0]
 
 
 class CoLAFAN(LowRank):

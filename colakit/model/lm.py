@@ -29,7 +29,7 @@ Without a scale this is √d_model, and the first loss twice that of a uniform g
 
 
 class LM(nn.Module):
-    """A decoder-only transformer. `forward` gives logits; training takes `hidden` and applies `head` in chunks."""
+    """A decoder-only transformer. `forward` gives logits; training takes `hidden` and `logit_factors`."""
 
     def __init__(self, config: LMConfig) -> None:
         super().__init__()
@@ -65,13 +65,15 @@ class LM(nn.Module):
         out: Tensor = self.final_dropout(self.norm(x))
         return out
 
+    def logit_factors(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """hidden [..., D] → of the product that gives logits: input [..., K], weight [V, K], and bias [V] or None."""
+        if self.output is None:
+            return hidden * (TIED_SELF_LOGIT / math.sqrt(self.config.d_model)), self.tok_embed.weight, None
+        return self.output.last_factors(hidden)
+
     def head(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] → logits [..., V]."""
-        if self.output is None:
-            scale = TIED_SELF_LOGIT / math.sqrt(self.config.d_model)
-            return F.linear(hidden * scale, self.tok_embed.weight)
-        logits: Tensor = self.output(hidden)[0]
-        return logits
+        return F.linear(*self.logit_factors(hidden))
 
     def forward(self, tokens: Tensor, documents: Documents | None = None) -> Tensor:
         """tokens [B, T] int64 → logits [B, T, V] of the token that follows each; `documents` as for `hidden`."""
@@ -112,7 +114,7 @@ def _norm(config: LMConfig) -> RMSNorm:
     return RMSNorm(config.d_model, eps=config.norm_eps)
 
 
-def _head(config: LMConfig) -> Projections:
+def _head(config: LMConfig) -> Dense | CoLA:
     parts = {"lm_head": config.vocab_size}
     if config.linear == "dense":
         return Dense(config.d_model, parts)

@@ -1,4 +1,4 @@
-"""How long each part of an optimizer takes, without making the device wait for it."""
+"""How long a part of a step takes, without making the device wait for it."""
 
 import statistics
 import time

@@ -79,18 +79,19 @@ class MemoryRecord(Record):
     recomputed_block: int | None
     """What computing one block again holds besides, when the logits are gone."""
     logits: int
-    """Their log-probabilities in float32, all at once."""
+    """In float32, all at once, as they never are unless one chunk holds them."""
     chunked_logits: int
-    """The same in chunks, as the loss computes them where they are many."""
-    is_chunked: bool
+    """Of one chunk, as the loss computes them."""
+    loss_workspace: int
+    """What the loss holds besides them: its input, and copies in the type of the products."""
     loss_gradients: int
-    """Of the loss, by the log-probabilities and the logits held at once; in chunks, by the head's weights too."""
+    """Of the loss, by its input and by the head's last weights: made with it, they wait for the backward pass."""
     plain_total: int
-    """Without CoLA-M, at the start of the backward pass."""
+    """Without CoLA-M, while the loss is computed."""
     cola_m_total: int | None
     """With CoLA-M, at the largest of its peaks."""
     cola_m_peak: str | None
-    """Where that is: ``loss forward``, ``loss backward``, or ``block``, when one is computed again."""
+    """Where that is: ``loss``, or ``block``, when one is computed again."""
     is_cola_m: bool
     """Which of the two the configuration trains with."""
 
@@ -122,7 +123,7 @@ class ComponentFlops:
     training: int
     """Forward and backward."""
     recompute: int
-    """Computed once more in the backward pass, under CoLA-M or by a loss in chunks."""
+    """Computed once more in the backward pass, under CoLA-M."""
 
 
 @dataclass(frozen=True)

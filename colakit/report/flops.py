@@ -143,7 +143,7 @@ def step_notes(records: Sequence[FlopRecord]) -> list[str]:
         *notes,
         FAN_NOTE,
         "The attention product counts all n² pairs, in its row and in the model FLOPs; the causal lines count the "
-        "lower triangle alone. Model FLOPs are what MFU takes; hardware FLOPs add recompute (CoLA-M, a loss in chunks) "
+        "lower triangle alone. Model FLOPs are what MFU takes; hardware FLOPs add recompute (CoLA-M) "
         "and Newton–Schulz, once a step, in the form of the device (a GPU's, unless train.device=cpu). A fused "
         "attention kernel's own recompute is not in them.",
         _COUNTED,

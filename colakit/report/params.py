@@ -109,12 +109,14 @@ def memory_table(preset: str, m: MemoryRecord) -> tuple[Table, list[str]]:
         row(f"  {stage.name}", stage.plain_bytes, stage.cola_m_bytes)
     table.add_section()
     peak = m.cola_m_peak
-    logits = (True, peak != "block")
+    loss = (True, peak == "loss")
     if m.weight_copies:
-        both(f"autocast's weights in {m.dtype}", m.weight_copies, at_peak=(True, peak == "loss forward"))
-    both("logits at once", m.logits, at_peak=(not m.is_chunked, not m.is_chunked and logits[1]))
-    both("logits in chunks", m.chunked_logits, at_peak=(m.is_chunked, m.is_chunked and logits[1]))
-    both("gradients of the loss", m.loss_gradients, at_peak=(True, peak == "loss backward"))
+        both(f"autocast's weights in {m.dtype}", m.weight_copies, at_peak=loss)
+    if m.chunked_logits < m.logits:
+        both("logits at once", m.logits, at_peak=(False, False))
+    both("logits of one chunk", m.chunked_logits, at_peak=loss)
+    both("what the loss needs besides", m.loss_workspace, at_peak=loss)
+    both("gradients of the loss", m.loss_gradients, at_peak=loss)
     if m.recomputed_block is not None:
         row("one block computed again", 0, m.recomputed_block, at_peak=(True, peak == "block"))
     table.add_section()
@@ -122,11 +124,7 @@ def memory_table(preset: str, m: MemoryRecord) -> tuple[Table, list[str]]:
     return table, list(_memory_notes(m))
 
 
-_PEAKS = {
-    "loss forward": "while the loss is computed, which holds the logits twice",
-    "loss backward": "where the backward pass begins",
-    "block": "where a block is computed again",
-}
+_PEAKS = {"loss": "while the loss is computed", "block": "where a block is computed again"}
 
 
 def _memory_notes(m: MemoryRecord) -> Iterable[str]:
@@ -134,12 +132,11 @@ def _memory_notes(m: MemoryRecord) -> Iterable[str]:
         f"Products in {m.dtype}; weights, gradients, optimizer state and residual stream in float32. train.device and "
         "train.dtype choose; where they are auto, a GPU is assumed that multiplies bfloat16 natively."
     )
-    loss = f"The loss of this batch is computed {'in chunks' if m.is_chunked else 'at once'}."
     if m.cola_m_peak is None:
-        yield f"{loss} CoLA-M needs low-rank layers. In brackets: not in the total."
+        yield "CoLA-M needs low-rank layers. In brackets: not in the total."
     else:
         yield (
-            f"{loss} This preset trains {'with' if m.is_cola_m else 'without'} CoLA-M, whose peak is "
+            f"This preset trains {'with' if m.is_cola_m else 'without'} CoLA-M, whose peak is "
             f"{_PEAKS[m.cola_m_peak]}. In brackets: not held at the peak, so not in the total."
         )
     yield (

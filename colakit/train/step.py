@@ -16,6 +16,7 @@ from colakit.data.loader import Batch
 from colakit.loss import IGNORE, loss_sums
 from colakit.model.documents import Documents
 from colakit.model.lm import LM
+from colakit.optim.clock import Clock
 from colakit.optim.combined import CombinedOptimizer
 from colakit.optim.schedule import learning_rate
 from colakit.train.guard import Guard, Reason
@@ -47,6 +48,12 @@ class TrainStep:
     guard: Guard = field(default_factory=Guard)
     is_updating: bool = False
     """Whether an update was begun and has not ended: some weights are those of the next step."""
+    forward_clock: Clock = field(init=False)
+    """Of each micro-batch's forward pass, its loss included."""
+    backward_clock: Clock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.forward_clock, self.backward_clock = Clock(self.machine.device), Clock(self.machine.device)
 
     @classmethod
     def of(cls, config: RunConfig, model: LM, machine: Machine) -> "TrainStep":
@@ -91,11 +98,12 @@ class TrainStep:
         for batch in micro_batches:
             starts = batch.document_starts
             documents = None if starts is None else Documents.of(starts).to(device)
-            with self.machine.autocast():
+            with self.forward_clock.measure(), self.machine.autocast():
                 hidden = self.model.hidden(batch.tokens.to(device), documents)
                 targets = batch.targets.to(device)
-                sums = loss_sums(self.model.head, hidden, targets, vocab_size=self.model.config.vocab_size)
-            (sums.nll / tokens).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                sums = loss_sums(*self.model.logit_factors(hidden), targets)
+            with self.backward_clock.measure():
+                (sums.nll / tokens).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             nll += sums.nll.detach()
             correct += sums.correct
         return nll, correct

@@ -47,8 +47,11 @@ def test_bfloat16_with_low_rank_layers_and_dropout() -> None:
         "o": 2 * TOKENS * (2 * 2 * 6 + 24),
         "gate_up": 2 * TOKENS * (2 * (24 + 3 * 40) + 2 * 2 * 6),
         "down": 2 * TOKENS * (2 * 40 + 2 * 2 * 10),
-        "head": TOKENS * (2 * 24 + 2 * 2 * 6 + 8),
+        "head": 2 * TOKENS * (24 + 6),
     }
+    # The input of the last product, its weights and biases, twice in bfloat16, and the chunk's logits in it.
+    assert record.loss_workspace == 2 * (TOKENS * 6 + 2 * 50 * 7 + TOKENS * 50)
+    assert record.loss_gradients == 2 * TOKENS * 6 + 4 * 50 * 7
     assert record.logits == TOKENS * 50 * 4
 
 
@@ -78,40 +81,52 @@ def test_float32_with_shared_key_and_value_heads_keeps_the_weights_of_all_pairs(
     assert own["o"] == 0
 
 
-def test_what_is_held_at_the_worst_moment() -> None:
-    """All that stays, and the logits with their gradients; with CoLA-M a block computed again may be more."""
-    for vocab_size in (50, 900):
-        record = ledger("cola-smollm2-muon", "train.dtype=bfloat16", f"model.vocab_size={vocab_size}")
+def loss_of(record: MemoryRecord) -> int:
+    return record.weight_copies + record.chunked_logits + record.loss_workspace + record.loss_gradients
+
+
+@pytest.mark.parametrize("preset", ["cola-smollm2-muon", "refined-tied"])
+def test_what_is_held_at_the_worst_moment(preset: str) -> None:
+    """All that stays, and the loss with its gradients; with CoLA-M a block computed again may be more.
+
+    Then the gradient of weights that are the embedding's too is still waiting.
+    """
+    for vocab_size in (10, 900):
+        record = ledger(preset, "train.dtype=bfloat16", f"model.vocab_size={vocab_size}")
         stays = record.weights + record.gradients + record.muon_state + record.adamw_state
-        assert record.plain_total == stays + record.weight_copies + record.plain_activations + 3 * record.logits
+        loss = loss_of(record)
+        assert record.plain_total == stays + record.plain_activations + loss
         assert record.cola_m_activations is not None
         assert record.recomputed_block is not None
-        many = vocab_size == 900
-        most = 3 * record.logits if many else record.recomputed_block
-        assert (3 * record.logits > record.recomputed_block) == many
-        assert record.cola_m_total == stays + record.cola_m_activations + most
+        waiting = 4 * vocab_size * 24 if preset == "refined-tied" else 0
+        block = record.recomputed_block + waiting
+        assert record.cola_m_peak == ("loss" if vocab_size == 900 else "block")
+        assert record.cola_m_total == stays + record.cola_m_activations + (loss if vocab_size == 900 else block)
 
 
-def test_autocast_keeps_its_copies_to_the_end_of_the_forward_pass() -> None:
-    record = ledger("cola-smollm2", "train.dtype=bfloat16", "model.n_layers=30", "model.vocab_size=900")
-    assert record.cola_m_activations is not None
-    assert record.cola_m_total == (
-        2 * record.weights + record.adamw_state + record.cola_m_activations + record.weight_copies + 2 * record.logits
-    )
-
-
-@pytest.mark.parametrize(("preset", "head"), [("original", 50 * 24), ("cola-fan-muon", 6 * (50 + 24))])
-def test_a_total_in_chunks_holds_one_chunk(preset: str, head: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the gradient of the head's weights twice: of the chunk, and the sum so far."""
-    at_once = ledger(preset)
+@pytest.mark.parametrize(
+    ("preset", "dtype", "workspace", "gradients"),
+    [
+        ("original", "float32", 4 * TOKENS * 24, 4 * (TOKENS + 50) * 24),
+        # Its float32 input is copied; so are the weights, and their gradient by one chunk; half of a chunk's logits.
+        ("original", "bfloat16", (4 + 2) * TOKENS * 24 + 2 * (2 * 50 * 24 + 7 * 50), 4 * (TOKENS + 50) * 24),
+        ("cola-fan-muon", "float32", 4 * TOKENS * 6, 4 * (TOKENS * 6 + 50 * 7)),
+    ],
+)
+def test_a_total_holds_the_logits_of_one_chunk(
+    preset: str, dtype: str, workspace: int, gradients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = ledger(preset, f"train.dtype={dtype}")
     monkeypatch.setattr("colakit.analysis.chunking.MAX_LOGITS", 7 * 50)
-    chunked = ledger(preset)
-    assert (at_once.is_chunked, chunked.is_chunked) == (False, True)
-    assert chunked.chunked_logits == 7 * 50 * 4
-    assert chunked.loss_gradients == 2 * chunked.chunked_logits + 2 * 2 * head
-    kept = chunked.weight_copies + chunked.plain_activations - at_once.weight_copies - at_once.plain_activations
-    logits = chunked.chunked_logits + chunked.loss_gradients
-    assert chunked.plain_total - at_once.plain_total == kept + logits - 3 * at_once.logits
+    chunked = ledger(preset, f"train.dtype={dtype}")
+    assert at_once.chunked_logits == at_once.logits == chunked.logits == TOKENS * 50 * 4
+    assert (chunked.chunked_logits, chunked.loss_workspace, chunked.loss_gradients) == (
+        7 * 50 * 4,
+        workspace,
+        gradients,
+    )
+    assert at_once.plain_activations == chunked.plain_activations
+    assert at_once.plain_total - chunked.plain_total == loss_of(at_once) - loss_of(chunked)
 
 
 def test_only_one_micro_batch_is_held() -> None:

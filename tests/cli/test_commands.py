@@ -215,10 +215,10 @@ def test_the_ledger_takes_batch_and_length(colakit: Run) -> None:
     assert (memory["device"], memory["dtype"], memory["is_cola_m"]) == ("cuda", "bfloat16", True)
     fixed = sum(memory[part] for part in ("weights", "gradients", "muon_state", "adamw_state"))
     kept = fixed + memory["cola_m_activations"]
-    logits = memory["logits"] + memory["loss_gradients"]
-    forward = memory["weight_copies"] + 2 * memory["logits"]
-    assert memory["cola_m_total"] == kept + max(forward, logits, memory["recomputed_block"])
-    assert memory["plain_total"] == fixed + memory["weight_copies"] + memory["plain_activations"] + logits
+    held = ("weight_copies", "chunked_logits", "loss_workspace", "loss_gradients")
+    loss = sum(memory[part] for part in held)
+    assert memory["cola_m_total"] == kept + max(loss, memory["recomputed_block"])
+    assert memory["plain_total"] == fixed + memory["plain_activations"] + loss
     on_cpu = one_object(colakit(*args, "--set", "train.device=cpu", "--json").out)["memory"]
     assert (on_cpu["device"], on_cpu["dtype"], on_cpu["weight_copies"]) == ("cpu", "float32", 0)
     out = colakit(*args).out

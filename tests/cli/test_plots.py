@@ -74,7 +74,10 @@ def test_a_plot_is_written(colakit: Run, tmp_path: Path, command: list[str], nam
 
 def test_a_plot_has_the_components_of_every_preset(colakit: Run, tmp_path: Path) -> None:
     """Also those that the first preset has not."""
-    assert colakit("flops", "-p", "cola", "-p", "cola-fan-atf", "--plot", str(tmp_path / "a.svg")).code == 0
+    assert (
+        colakit("flops", "-p", "cola", "-p", "cola-fan-atf", "-p", "cola-m", "--plot", str(tmp_path / "a.svg")).code
+        == 0
+    )
     drawn = (tmp_path / "a.svg").read_text(encoding="utf-8")
     assert [name for name in ("fan", "head", "recompute") if f"<!-- {name} -->" not in drawn] == []
 

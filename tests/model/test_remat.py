@@ -61,7 +61,7 @@ def outputs_and_gradients(config: LMConfig, documents: Documents | None = None) 
     torch.manual_seed(11)
     logits = model(tokens, documents)
     targets = tokens.roll(-1, dims=1)
-    loss_sums(model.head, model.hidden(tokens, documents), targets, vocab_size=config.vocab_size).nll.backward()
+    loss_sums(*model.logit_factors(model.hidden(tokens, documents)), targets).nll.backward()
     return logits, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 

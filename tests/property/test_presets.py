@@ -173,7 +173,7 @@ def test_the_matrices_of_a_block_are_those_of_paper_md(preset: str, rows: dict[s
 def test_gradients_reach_every_published_tensor(config: LMConfig) -> None:
     model, tokens = tiny_model(config, generic=False).eval(), tiny_tokens(config)
     targets = tokens.roll(-1, dims=1)
-    loss_sums(model.head, model.hidden(tokens), targets, vocab_size=config.vocab_size).nll.backward()
+    loss_sums(*model.logit_factors(model.hidden(tokens)), targets).nll.backward()
     gradients = published_gradients(model)
     assert len(gradients) > 20
     for name, gradient in gradients.items():
@@ -185,7 +185,7 @@ def test_gradients_reach_every_published_tensor(config: LMConfig) -> None:
 def test_ignored_targets_give_no_gradient(config: LMConfig) -> None:
     model, tokens = tiny_model(config).eval(), tiny_tokens(config)
     targets = torch.full_like(tokens, IGNORE)
-    loss_sums(model.head, model.hidden(tokens), targets, vocab_size=config.vocab_size).nll.backward()
+    loss_sums(*model.logit_factors(model.hidden(tokens)), targets).nll.backward()
     assert not any(bool(p.grad.any()) for p in model.parameters() if p.grad is not None)
 
 

@@ -239,8 +239,8 @@ def test_accuracy_is_that_of_all_micro_batches() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_bad_loss_with_good_gradients_changes_no_weight(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
-    def bad_sums(head: nn.Module, hidden: Tensor, targets: Tensor, *, vocab_size: int) -> LossSums:
-        sums = loss_sums(head, hidden, targets, vocab_size=vocab_size)
+    def bad_sums(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> LossSums:
+        sums = loss_sums(x, weight, bias, targets)
         return sums._replace(nll=sums.nll + value)  # a constant, which no gradient sees
 
     monkeypatch.setattr("colakit.train.step.loss_sums", bad_sums)
