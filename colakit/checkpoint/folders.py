@@ -17,6 +17,7 @@ from typing import Any
 from colakit.errors import CheckpointError
 
 MANIFEST = "manifest.json"
+MODEL_FILE = "model.safetensors"
 SCHEMA_VERSION = 1
 """Rises when what a checkpoint holds changes its meaning."""
 

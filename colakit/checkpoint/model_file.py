@@ -7,11 +7,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from colakit.checkpoint.folders import MODEL_FILE as MODEL_FILE
 from colakit.errors import CheckpointError
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer
 
-MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 
 

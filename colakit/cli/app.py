@@ -5,8 +5,10 @@ Command modules import no torch at import time, so that ``--help``, `flops`, `pa
 
 import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -76,6 +78,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
     A `ColakitError` becomes its message on the standard error; any other exception leaves a traceback.
     """
+    # A process may be started with its standard streams closed.
+    sys.stdout, sys.stderr = (
+        stream or Path(os.devnull).open("w")  # noqa: SIM115  (as long as the process lives)
+        for stream in (sys.stdout, sys.stderr)
+    )
     _log_to_stderr()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -86,3 +93,5 @@ def main(args: Sequence[str] | None = None) -> None:
         message = Text.assemble(("Error: ", "bold red"), str(error))
         stderr_console().print(message, soft_wrap=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

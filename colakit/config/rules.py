@@ -17,6 +17,17 @@ def check(config: RunConfig) -> Iterator[Finding]:
     yield from data_rules.check(config)
     yield from _batches(config)
     yield from _muon(config)
+    yield from broken(
+        config,
+        config.optim.eps < _LEAST_EPS,
+        "optim.eps",
+        "in float32 this is nothing, and a weight whose gradients are 0 is divided by it",
+        "Use 1e-8, or at least 1e-30.",
+    )
+
+
+_LEAST_EPS = 1e-30
+"""Well above 1e-38, below which float32 loses digits."""
 
 
 def check_explicit(config: RunConfig, explicit: frozenset[str]) -> Iterator[Finding]:

@@ -17,9 +17,7 @@ def describe_fault(error: BaseException, folder: RunFolder, config: RunConfig, s
     """What ran out in the making of `step`, and what to do about it."""
     if isinstance(error, OSError):
         return disk_fault(folder.root, error)
-    budget = config.train.memory_gib
-    allowed = "" if budget is None else f" train.memory_gib allows the whole process, PyTorch included, {budget:g} GiB."
-    return f"Out of memory at step {step}, {out_of_memory_advice(config)}{allowed}"
+    return f"Out of memory at step {step}, {out_of_memory_advice(config)}"
 
 
 def how_to_go_on(folder: RunFolder) -> str:

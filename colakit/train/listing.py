@@ -36,7 +36,8 @@ def _listed(run: RunFolder) -> Iterator[RunListing]:
         return  # some other program's folder
     newest = Checkpoints(run.checkpoints).newest()
     steps = (step_of(newest) or 0) if newest is not None else 0
-    is_finished = steps >= config.train.max_steps and run.summary.is_file()
+    is_at_end = newest is not None and steps >= config.train.max_steps
+    is_finished = newest is not None and is_at_end and run.summary.is_file() and run.has_model_of(newest)
     is_running = run.lock.is_held()
     # A running one is where its records are; another has come as far as it was saved.
     step, loss = last_step(run.metrics, up_to=None if is_running else steps)

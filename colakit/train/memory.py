@@ -1,8 +1,10 @@
 """When memory runs out: ``train.memory_gib``, where an allocation fails and not the machine; what to do then."""
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from colakit.analysis.memory import memory_ledger
 from colakit.config.schema import RunConfig
@@ -10,18 +12,28 @@ from colakit.errors import ConfigError, Problem
 from colakit.units import GIB, gib
 
 
-@contextmanager
-def memory_budget(limit_gib: float | None) -> Iterator[None]:
-    """Inside, what this process allocates, mapped files left out, stays below `limit_gib`; None: no budget.
-
-    Raises ConfigError where the system has no such limit. What is refused raises MemoryError, or torch's RuntimeError.
-    """
+def check_budget(limit_gib: float | None) -> None:
+    """Raise ConfigError where the system has no such limit, or this process is past it already."""
     if limit_gib is None:
-        yield
         return
     if not sys.platform.startswith("linux"):
         rule = "only Linux limits the memory of a process"
         raise ConfigError([Problem("train.memory_gib", limit_gib, rule, "Leave it out.")])
+    held = held_bytes()
+    if limit_gib * GIB <= held:
+        rule = f"this process holds {gib(held):.2f} GiB before its first step"
+        raise ConfigError([Problem("train.memory_gib", limit_gib, rule, "Raise it above that, by what a step takes.")])
+
+
+@contextmanager
+def memory_budget(limit_gib: float | None) -> Iterator[None]:
+    """Inside, what this process allocates, mapped files left out, stays below `limit_gib`; None: no budget.
+
+    What is refused raises MemoryError, or torch's RuntimeError.
+    """
+    if limit_gib is None:
+        yield
+        return
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -33,8 +45,17 @@ def memory_budget(limit_gib: float | None) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
+def held_bytes() -> int:
+    """What this process has allocated, as the budget counts it. Linux."""
+    status = Path("/proc/self/status").read_text("ascii")
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmData:")))
+
+
 def out_of_memory_advice(config: RunConfig) -> str:
-    """What a step takes by the ledger, and the next smaller micro-batch of the same batch; ends a sentence begun."""
+    """What a step takes by the ledger, and the next smaller micro-batch of the same batch; ends a sentence begun.
+
+    Where a budget leaves no room for any, how much would.
+    """
     micro = config.train.effective_micro_batch_size
     ledger = memory_ledger(config)
     fixed = ledger.weights + ledger.gradients + ledger.muon_state + ledger.adamw_state
@@ -42,12 +63,23 @@ def out_of_memory_advice(config: RunConfig) -> str:
         f"in a micro-batch of {micro} sequences. By the ledger it takes {gib(_total(config)):.2f} GiB, "
         f"{gib(fixed):.2f} GiB of them for weights, gradients and optimizer."
     )
+    if (budget := config.train.memory_gib) is not None:
+        held = held_bytes()
+        least = held + _total(_with_micro_batch(config, 1)) - ledger.weights
+        takes += f" train.memory_gib allows the whole process {budget:g} GiB, of which it holds {gib(held):.2f} now."
+        if gib(least) > budget:
+            return (
+                f"{takes} That is too little for a single sequence: set {math.ceil(10 * gib(least)) / 10:g} at least."
+            )
     if micro == 1:
         return f"{takes} Try a smaller model, or shorter sequences."
     smaller = max(n for n in range(1, micro) if config.train.batch_size % n == 0)
-    train = config.train.model_copy(update={"micro_batch_size": smaller})
-    total = _total(config.model_copy(update={"train": train}))
+    total = _total(_with_micro_batch(config, smaller))
     return f"{takes} Try --set train.micro_batch_size={smaller}: {gib(total):.2f} GiB at the same batch size."
+
+
+def _with_micro_batch(config: RunConfig, size: int) -> RunConfig:
+    return config.model_copy(update={"train": config.train.model_copy(update={"micro_batch_size": size})})
 
 
 def _total(config: RunConfig) -> int:

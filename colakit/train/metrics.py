@@ -1,10 +1,10 @@
 """``metrics.jsonl`` read again: what a resumed run goes on behind."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from colakit.data.cache import write_whole
 from colakit.records.run import EvalRecord, StepRecord
 
 _KINDS: dict[str, type[StepRecord] | type[EvalRecord]] = {"step": StepRecord, "eval": EvalRecord}
@@ -21,12 +21,7 @@ def trim(path: Path, step: int) -> None:
     # Records lie in the order of their steps: only the last ones need be read.
     while lines and _parse(lines[-1]).get("step", step + 1) > step:
         lines.pop()
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_whole(path, lambda partial: partial.write_bytes(b"".join(lines)))
 
 
 def last_records(path: Path) -> list[StepRecord | EvalRecord]:

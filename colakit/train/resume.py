@@ -4,6 +4,8 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +71,29 @@ def plan_resumption(path: Path, change: Callable[[RunConfig], RunConfig]) -> Res
             raise CheckpointError(f"{path}: no such checkpoint. There are: {there}.")
         _check_whole(checkpoint)
         stored = from_saved(read_json(checkpoint / CONFIG_FILE))
-        config = change(stored)
+        current = _with_later_changes(stored, written)
+        config = change(current)
         try:
             totals = Totals.from_dict(read_json(checkpoint / TOTALS_FILE))
         except (KeyError, TypeError) as error:
             what = f"{checkpoint / TOTALS_FILE} does not fit this version of colakit ({error})."
             raise CheckpointError(what) from error
+        if totals.steps != step_of(checkpoint):
+            raise CheckpointError(
+                f"{checkpoint} holds step {totals.steps}. Give it back its name: "
+                f"{Checkpoints(folder.checkpoints).path_of(totals.steps).name}."
+            )
         refuse_changes(stored, config, steps=totals.steps)
         if any(not _may_change(field) for field in _differences(stored, written)):
             log.warning("%s is not what the run was made with; the checkpoint's configuration is used.", folder.config)
-        if (before := stored.train.max_steps) != (now := config.train.max_steps):
+        if (before := current.train.max_steps) != (now := config.train.max_steps):
             log.warning("train.max_steps is %d now, not %d: the learning rate follows that schedule.", now, before)
-        if totals.steps == config.train.max_steps and _is_finished(folder):
+        sizes = [c.train.effective_micro_batch_size for c in (stored, config)]
+        if sizes[0] != sizes[1]:
+            log.warning(
+                "Micro-batches have %d sequences now, not %d: the run goes on, but not to the same bits.", *sizes[::-1]
+            )
+        if totals.steps == config.train.max_steps and _is_finished(folder, checkpoint):
             raise RunError(f"{root} is finished, at step {totals.steps}. To go on, raise --set train.max_steps=N.")
         return Resumption(folder, checkpoint, config, read_json(checkpoint / STATE_FILE), totals)
     except BaseException:
@@ -121,6 +134,16 @@ def refuse_changes(stored: RunConfig, wanted: RunConfig, *, steps: int) -> None:
         raise ConfigError(problems, of=wanted.preset)
 
 
+def _with_later_changes(stored: RunConfig, written: RunConfig) -> RunConfig:
+    """A checkpoint's configuration, with what has been changed in the run's own since then, and may be."""
+    values, fields = stored.model_dump(), dict(_leaves(stored))
+    for field, (_, now) in _differences(stored, written).items():
+        if field in fields and _may_change(field):
+            *tables, name = field.split(".")
+            reduce(getitem, tables, values)[name] = now
+    return from_saved(values)
+
+
 def _differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[object, object]]:
     """The fields that differ, with both values."""
     first, second = dict(_leaves(one)), dict(_leaves(other))
@@ -149,8 +172,10 @@ def _newest(folder: RunFolder) -> Path:
     return newest
 
 
-def _is_finished(folder: RunFolder) -> bool:
-    """Whether it has a summary, and not one that a signal brought about."""
+def _is_finished(folder: RunFolder, checkpoint: Path) -> bool:
+    """Whether it has a summary, not one that a signal brought about, and the model of its last checkpoint."""
+    if not folder.has_model_of(checkpoint):
+        return False
     try:
         return not json.loads(folder.summary.read_text("utf-8"))["interrupted"]
     except (OSError, ValueError, KeyError, TypeError):

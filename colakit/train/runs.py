@@ -15,9 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from colakit.checkpoint.folders import Checkpoints
+from colakit.checkpoint.folders import MODEL_FILE, Checkpoints
 from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
+from colakit.data.cache import write_whole
 from colakit.errors import CheckpointError, DataError, RunError
 from colakit.records.base import to_json
 from colakit.train.lock import RunLock
@@ -69,6 +70,11 @@ class RunFolder:
         return self.root / "checkpoints"
 
     @property
+    def model(self) -> Path:
+        """The trained model, once the run has ended."""
+        return self.root / MODEL_FILE
+
+    @property
     def summary(self) -> Path:
         """What the run reached."""
         return self.root / "summary.json"
@@ -107,6 +113,13 @@ class RunFolder:
             f"{self.root}: no run folder, since {self.config.name} is missing or unreadable. "
             f"Give the folder that `colakit train` printed{newest}."
         )
+
+    def has_model_of(self, checkpoint: Path) -> bool:
+        """Whether the model of `checkpoint` lies where every reader looks for it, as far as its size tells."""
+        try:
+            return self.model.stat().st_size == (checkpoint / self.model.name).stat().st_size
+        except OSError:
+            return False
 
     def _runs_nearby(self) -> list[Path]:
         """Finished runs below `root`, or below ``runs``."""
@@ -208,7 +221,5 @@ def check_same_data(folder: RunFolder, then: str, now: str) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:  # Any: JSON values
-    """Write `value` indented; the file appears whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    """Write `value` indented; the file appears whole, on disk, or not at all."""
+    write_whole(path, lambda partial: partial.write_text(to_json(value, indent=2) + "\n", encoding="utf-8"))

@@ -23,6 +23,7 @@ from colakit.checkpoint.folders import Checkpoints
 from colakit.checkpoint.model_file import MODEL_FILE, load_model, load_optimizer
 from colakit.config.schema import RunConfig
 from colakit.data.ahead import ahead
+from colakit.data.cache import write_whole
 from colakit.data.loader import Batch, TrainLoader
 from colakit.data.prepare import check_sources, prepare
 from colakit.data.tokenise import Watch, unwatched
@@ -34,7 +35,7 @@ from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.diagnosis import first_bad_layer
 from colakit.train.faults import describe_fault, how_to_go_on, is_expected
 from colakit.train.held_out import HeldOut
-from colakit.train.memory import memory_budget
+from colakit.train.memory import check_budget, memory_budget
 from colakit.train.metrics import last_records
 from colakit.train.resume import Resumption, reopen
 from colakit.train.runs import RunFolder, check_same_data, create_run, plan_run_folder, write_json
@@ -93,6 +94,7 @@ class Trainer:
             self.loader: TrainLoader = build_loader(config, self.data)
             self.schedule = build_schedule(config)
             self.totals = Totals()
+            check_budget(config.train.memory_gib)
             self._environment = describe_machine().to_dict()
             self._rng: dict[str, Any] | None = None  # Any: JSON values
             self._before: tuple[list[torch.Tensor], dict[str, Any]] | None = None  # Any: JSON values
@@ -284,9 +286,7 @@ class Trainer:
         newest = Checkpoints(self.folder.checkpoints).newest()
         assert newest is not None
         # A file of its own: one shared with the checkpoint would be damaged with it.
-        partial_file = (self.folder.root / MODEL_FILE).with_suffix(".partial")
-        shutil.copy(newest / MODEL_FILE, partial_file)
-        partial_file.replace(self.folder.root / MODEL_FILE)
+        write_whole(self.folder.model, lambda partial: shutil.copy(newest / MODEL_FILE, partial))
 
     def _announce_stage(self, step: int) -> None:
         """Log where a step is the first with a block of a new stage."""
@@ -338,9 +338,13 @@ class Trainer:
         n_skipped = self.step.guard.in_a_row
         if n_skipped >= self.config.train.max_skipped:
             self._saver.wait()
+            if reason == "spike":
+                advice = "Where it fails again, --set train.skip_spikes=… to a higher threshold, or to none."
+            else:
+                advice = "Where it fails again, start anew with a lower optim.lr."
             raise RunError(
                 f"Step {self.totals.steps}: {n_skipped} updates in a row were left out, the last one: {reason}. "
-                f"{how_to_go_on(self.folder)} Where it fails again, start anew with a lower optim.lr."
+                f"{how_to_go_on(self.folder)} {advice}"
             )
 
     def _bits_per_byte(self, result: StepResult, batches: Sequence[Batch]) -> float | None:

@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from colakit.checkpoint.model_file import MODEL_FILE, OPTIMIZER_FILE
 from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
 from colakit.data.prepare import prepare
-from colakit.errors import RunError
+from colakit.errors import ColakitError, RunError
 from colakit.records.run import EvalRecord, ResumeProof, StepRecord
 from colakit.train.resume import plan_resumption
 from colakit.train.runs import RunFolder
@@ -48,11 +49,11 @@ def verify_resume(config: RunConfig) -> ResumeProof:
     with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="colakit-verify-") as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         with _training(mini, whole, steps) as process:
-            _wait(process)
+            _wait(process, whole)
         with _training(mini, killed, steps) as victim:
-            _kill_after(victim, Checkpoints(killed / "checkpoints").path_of(half))
+            _kill_after(victim, killed, half)
         with _training(mini, killed, steps, resume=half) as process:
-            _wait(process)
+            _wait(process, killed)
         equal = compare(whole, killed, steps)
     return ResumeProof(
         preset=config.preset,
@@ -115,14 +116,15 @@ def _training(config: RunConfig, root: Path, steps: int, *, resume: int | None =
         process.join()
 
 
-def _wait(process: BaseProcess) -> None:
+def _wait(process: BaseProcess, root: Path) -> None:
     process.join()
     if process.exitcode:
-        raise RunError(f"A process of the proof failed (exit code {process.exitcode}); what it said is above.")
+        raise _failure(process, root)
 
 
-def _kill_after(process: BaseProcess, checkpoint: Path) -> None:
-    """Kill without warning once `checkpoint` is there, in the midst of whatever comes next."""
+def _kill_after(process: BaseProcess, root: Path, step: int) -> None:
+    """Kill without warning once there is a checkpoint of `step`, in the midst of whatever comes next."""
+    checkpoint = Checkpoints(root / "checkpoints").path_of(step)
     while process.is_alive() and not checkpoint.is_dir():
         time.sleep(_LOOK_S)
     process.kill()
@@ -133,7 +135,19 @@ def _kill_after(process: BaseProcess, checkpoint: Path) -> None:
         raise RunError(
             "There is nothing to compare: no checkpoint was taken, since every update was left out. Lower optim.lr."
         )
-    raise RunError(f"A process of the proof failed (exit code {process.exitcode}); what it said is above.")
+    raise _failure(process, root)
+
+
+def _failure(process: BaseProcess, root: Path) -> RunError:
+    try:
+        return RunError(f"A run of the proof ended early. {_message_of(root).read_text('utf-8')}")
+    except FileNotFoundError:  # a fault of ours, with its traceback, or the system's
+        return RunError(f"A process of the proof failed (exit code {process.exitcode}); what it said is above.")
+
+
+def _message_of(root: Path) -> Path:
+    """Where a process leaves what its user should read."""
+    return root.with_suffix(".error")
 
 
 class _StopAt:
@@ -160,7 +174,14 @@ class _StopAt:
 def _train(config_json: str, root: str, steps: int, resume: int | None) -> None:
     """What a process of the proof does."""
     logging.getLogger("colakit").setLevel(logging.ERROR)  # the signal that ends it is nobody's
-    config, folder = from_saved(json.loads(config_json)), Path(root)
+    try:
+        _train_until(from_saved(json.loads(config_json)), Path(root), steps, resume)
+    except ColakitError as error:
+        _message_of(Path(root)).write_text(str(error), encoding="utf-8")
+        sys.exit(2)
+
+
+def _train_until(config: RunConfig, folder: Path, steps: int, resume: int | None) -> None:
     resumption = None
     if resume is not None:
         resumption = plan_resumption(Checkpoints(folder / "checkpoints").path_of(resume), lambda stored: stored)

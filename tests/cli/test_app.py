@@ -180,3 +180,10 @@ def test_main_reads_the_process_arguments(monkeypatch: pytest.MonkeyPatch, capsy
         main()
     assert end.value.code == 0
     assert capsys.readouterr().out.startswith("colakit ")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_process_may_be_started_with_its_streams_closed(closed: str) -> None:
+    command = f"{sys.executable} -m colakit flops --preset cola {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr

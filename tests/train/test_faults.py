@@ -18,8 +18,11 @@ from colakit.data.loader import Batch
 from colakit.errors import ConfigError, RunError
 from colakit.optim.combined import CombinedOptimizer
 from colakit.records.run import StepRecord
+from colakit.train import memory
+from colakit.train.guard import Guard
 from colakit.train.lock import RunLock
-from colakit.train.memory import memory_budget, out_of_memory_advice
+from colakit.train.memory import check_budget, memory_budget, out_of_memory_advice
+from colakit.train.sinks import JsonlSink
 from colakit.train.step import StepResult, TrainStep
 from tests.train.tiny_runs import Killed, On, end, kill_at, make_config, records, run, trainer, write_corpus
 
@@ -287,8 +290,9 @@ def test_a_cpu_s_memory_budget_is_kept(tmp_path: Path) -> None:
 
 def test_elsewhere_a_budget_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(ConfigError, match=r"train\.memory_gib"), memory_budget(1.0):
-        pass
+    with pytest.raises(ConfigError, match=r"train\.memory_gib"):
+        check_budget(1.0)
+    check_budget(None)
     with memory_budget(None):
         pass
 
@@ -412,13 +416,57 @@ def test_an_update_that_fails_half_way_is_not_saved(
     assert end(tmp_path / "run") == end(tmp_path / "whole")
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits the memory of a process")
 def test_a_budget_that_is_too_small_is_named(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def step(_self: TrainStep, _step: int, _batches: object) -> None:
         raise MemoryError
 
+    with pytest.raises(ConfigError, match=r"train\.memory_gib = 0\.01: this process holds \d\.\d\d GiB"):
+        run(tmp_path / "run", make_config(corpus, "train.memory_gib=0.01"))
+    assert not (tmp_path / "run").exists()
     monkeypatch.setattr(TrainStep, "__call__", step)
-    with pytest.raises(RunError, match=r"train\.memory_gib allows the whole process, PyTorch included, 64 GiB\."):
+    shown = r"train\.memory_gib allows the whole process 64 GiB, of which it holds \d+\.\d\d now\. Try --set"
+    with pytest.raises(RunError, match=shown):
         run(tmp_path / "run", make_config(corpus, "train.memory_gib=64.0"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits the memory of a process")
+def test_a_budget_in_which_nothing_fits_gets_no_advice_on_micro_batches(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "held_bytes", lambda: 2**30)
+    assert "Try --set train.micro_batch_size=2" in out_of_memory_advice(make_config(corpus, "train.memory_gib=1.1"))
+    text = out_of_memory_advice(make_config(corpus, "train.memory_gib=1.0"))
+    assert text.endswith("of which it holds 1.00 now. That is too little for a single sequence: set 1.1 at least.")
+
+
+def test_a_step_without_its_record_is_never_saved(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when step 5 is recorded, and has room again when the run is rescued."""
+    honest = JsonlSink.step
+
+    def refuse(self: JsonlSink, record: StepRecord) -> None:
+        if record.step == 5:
+            raise OSError(28, "No space left on device")
+        honest(self, record)
+
+    monkeypatch.setattr(JsonlSink, "step", refuse)
+    with pytest.raises(RunError, match="No space left on device"):
+        run(tmp_path / "run", make_config(corpus, "train.checkpoint_every=none", "train.eval_every=3"))
+    assert [path.name for path in Checkpoints(tmp_path / "run" / "checkpoints").all()] == ["step-00000003"]
+    monkeypatch.setattr(JsonlSink, "step", honest)
+    run(tmp_path / "run")
+    run(tmp_path / "whole", make_config(corpus, "train.checkpoint_every=none", "train.eval_every=3"))
+    assert records(tmp_path / "run") == records(tmp_path / "whole")
+
+
+def test_spikes_in_a_row_are_not_blamed_on_the_learning_rate(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Guard, "judge", lambda self, *_: (setattr(self, "in_a_row", self.in_a_row + 1), "spike")[1])
+    with pytest.raises(RunError, match=r"3 updates in a row were left out, the last one: spike\..*skip_spikes=…"):
+        run(tmp_path / "run", make_config(corpus, "train.max_skipped=3"))
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -38,6 +38,15 @@ def test_what_lies_behind_a_step_is_cut_off(tmp_path: Path, behind: int, torn: b
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_left_is_on_disk_before_it_replaces_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(lines(*RECORDS))
+    lengths: list[int] = []
+    monkeypatch.setattr("os.fsync", lambda _: lengths.append(path.stat().st_size))
+    trim(path, 2)
+    assert lengths == [len(lines(*RECORDS))]
+
+
 def test_without_a_file_there_are_no_records_and_trimming_makes_one(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert (last_records(path), last_step(path)) == ([], (0, None))

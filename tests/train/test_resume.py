@@ -24,6 +24,7 @@ from colakit.errors import CheckpointError, ConfigError, DataError, RunError
 from colakit.records.base import to_json
 from colakit.records.run import EvalRecord, StepRecord
 from colakit.train import held_out as held_out_module
+from colakit.train.listing import list_runs
 from colakit.train.lock import RunLock
 from colakit.train.resume import MAY_CHANGE, plan_resumption, refuse_changes
 from colakit.train.saved import evaluate_run
@@ -155,7 +156,8 @@ def test_an_edited_configuration_is_told_and_the_checkpoints_is_used(
         resumed.sinks.close()
         resumed.folder.lock.release()
         assert (told in caplog.text) == (section == "optim"), "but for what may change"
-    assert json.loads(path.read_text()) == honest
+        kept = 7 if field == "keep_last" else honest["train"]["keep_last"]
+        assert json.loads(path.read_text()) == {**honest, "train": {**honest["train"], "keep_last": kept}}
     with pytest.raises(CheckpointError, match=r"config\.json is a file\. Give the folder of a run"):
         trainer(path)
 
@@ -227,6 +229,44 @@ def test_an_older_checkpoint_may_be_taken_and_the_later_ones_are_kept_aside(
     aside = sorted(path.name for path in (tmp_path / "moved" / "checkpoints").glob("abandoned-*"))
     assert aside == [f"abandoned-step-0000000{step}" for step in (6, 7, 8)]
     assert "abandoned-step-00000008" in caplog.text
+
+
+@pytest.mark.parametrize("given", ["the run", "its checkpoint"])
+def test_a_change_outlives_a_kill_before_the_next_checkpoint(
+    corpus: Path, tmp_path: Path, undisturbed: Path, given: str
+) -> None:
+    root = tmp_path / "run"
+    kill(root, corpus, 5, "train.checkpoint_every=4")
+    changed = trainer(root, None, kill_at(6), sets=("train.max_steps=11", "train.keep_last=2"))
+    with pytest.raises(Killed):
+        changed.fit()
+    listed = list_runs(root)
+    assert (listed[0].steps, listed[0].max_steps) == (4, 11)
+    assert run(root, at=None if given == "the run" else root / "checkpoints" / "step-00000004").steps == 11
+    stored = json.loads((root / "checkpoints" / "step-00000011" / "config.json").read_text())
+    assert (stored["train"]["max_steps"], stored["train"]["keep_last"]) == (11, 2)
+
+
+def test_a_checkpoint_under_another_s_name_is_refused(corpus: Path, tmp_path: Path) -> None:
+    kill(tmp_path / "run", corpus, 4)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "step-00000003").rename(checkpoints / "step-00000006")
+    with pytest.raises(CheckpointError, match=r"step-00000006 holds step 3\. Give it back its name: step-00000003\."):
+        run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", ["lost", "empty"])
+def test_a_finished_run_without_its_model_is_finished_again(corpus: Path, tmp_path: Path, damage: str) -> None:
+    run(tmp_path / "run", make_config(corpus))
+    model = tmp_path / "run" / "model.safetensors"
+    whole = model.read_bytes()
+    with pytest.raises(RunError, match="is finished"):
+        run(tmp_path / "run")
+    model.unlink() if damage == "lost" else model.write_bytes(b"")
+    assert list_runs(tmp_path / "run")[0].state == "interrupted"
+    run(tmp_path / "run")
+    assert model.read_bytes() == whole
+    assert list_runs(tmp_path / "run")[0].state == "finished"
 
 
 def test_a_smaller_micro_batch_is_the_same_run_to_rounding(corpus: Path, tmp_path: Path) -> None:
@@ -376,7 +416,7 @@ def test_planning_reads_text_alone_and_changes_nothing(corpus: Path, tmp_path: P
 def test_retention_keeps_the_last_the_best_and_every_so_many(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sets = ("train.keep_last=2", "train.keep_every=3", "train.eval_every=2")
+    sets = ("train.keep_last=2", "train.keep_every=5", "train.eval_every=2")
     losses = iter([3.0, 1.0, 2.0, 2.5])
     honest = held_out_module.evaluate
 
@@ -386,7 +426,7 @@ def test_retention_keeps_the_last_the_best_and_every_so_many(
     monkeypatch.setattr(held_out_module, "evaluate", scripted)
     run(tmp_path / "run", make_config(corpus, *sets))
     kept = {int(path.name[5:]) for path in Checkpoints(tmp_path / "run" / "checkpoints").all()}
-    assert kept == {3, 6, 7, 8, 4}, "step 4 was the best"
+    assert kept == {5, 7, 8, 4}, "step 4 was the best"
 
 
 def test_a_checkpoint_is_taken_when_the_minutes_are_over(

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from colakit.records.run import EvalRecord, StepRecord
@@ -78,6 +79,19 @@ def test_skipped_steps_and_missing_figures_are_said() -> None:
     text = console_output(terminal=False, records=records)
     assert "step 3: update skipped, not finite, first in x (loss nan, gradient norm 0.7)" in text
     assert "bits/byte n/a" in text
+
+
+def test_a_flush_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes] = []
+    path = tmp_path / "metrics.jsonl"
+    monkeypatch.setattr("os.fsync", lambda _: synced.append(path.read_bytes()))
+    sink = JsonlSink(path)
+    sink.step(make_step())
+    assert not synced
+    sink.flush()
+    assert synced == [path.read_bytes()]
+    assert b'"step": 3' in synced[0]
+    sink.close()
 
 
 def test_json_lines_are_strict_json_and_flushed(tmp_path: Path) -> None:

@@ -75,16 +75,23 @@ class Child:
 def test_a_process_that_failed_is_told(tmp_path: Path) -> None:
     failing = Child(0.0, code=3)
     with pytest.raises(RunError, match=r"failed \(exit code 3\); what it said is above"):
-        verify._kill_after(failing, tmp_path / "step-00000003")  # type: ignore[arg-type]  # of the same methods
+        verify._kill_after(failing, tmp_path / "run", 3)  # type: ignore[arg-type]  # of the same methods
+
+
+def test_a_user_s_mistake_in_a_process_is_one_message(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A budget that a process of the proof is past already, before its first step."""
+    config = make_config(write_corpus(tmp_path / "poems.jsonl"), "train.memory_gib=0.001")
+    with pytest.raises(RunError, match=r"(?s)ended early\. .*train\.memory_gib = 0\.001: this process"):
+        verify.verify_resume(config)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_the_victim_is_killed_after_its_checkpoint(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "step-00000003"
-    checkpoint.mkdir()
+    (tmp_path / "checkpoints" / "step-00000003").mkdir(parents=True)
     victim: Any = Child(60.0)
     started = time.perf_counter()
-    verify._kill_after(victim, checkpoint)
+    verify._kill_after(victim, tmp_path, 3)
     assert victim.exitcode == -signal.SIGKILL
     assert time.perf_counter() - started < 30.0
     with pytest.raises(RunError, match="nothing to compare: no checkpoint was taken, since every update was left out"):
-        verify._kill_after(Child(0.0), tmp_path / "step-00000006")  # type: ignore[arg-type]  # of the same methods
+        verify._kill_after(Child(0.0), tmp_path, 6)  # type: ignore[arg-type]  # of the same methods
