@@ -3,6 +3,7 @@
 Command modules import no torch at import time, so that ``--help``, `flops`, `params` and `presets` answer at once.
 """
 
+import errno
 import io
 import logging
 import os
@@ -95,3 +96,10 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        # Of what is written without a name, the standard output is what the commands do not answer for themselves.
+        stderr_console().print(Text(f"Error: the output cannot be written: {error.strerror}."), soft_wrap=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it fails again at exit
+        sys.exit(2)

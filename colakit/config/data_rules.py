@@ -45,6 +45,7 @@ def without_effect(config: RunConfig) -> Iterator[tuple[str, bool, str, str]]:
     of_one_source = (
         *((name, data.source != "hub", no_dataset, "add --set data.source=hub") for name in _OF_DATASETS),
         ("text_field", data.source == "stdlib", "the standard library has no records", "add --set data.source=files"),
+        ("text_field", (data.path or "").endswith(".txt"), "a .txt has no records", "give another data.path"),
     )
     useless = (
         *(of_one_source if not data.sources else ()),
@@ -164,12 +165,16 @@ def _stages(config: RunConfig) -> Iterator[Finding]:
     )
     if wrong:
         return
-    falling = [i for i, (one, two) in enumerate(pairwise(stages[:-1]), 2) if _ends_before(two, one)]
+    falling = [
+        f"stage {i} ends at {two.until_tokens or two.until_frac} and begins at {one.until_tokens or one.until_frac}"
+        for i, (one, two) in enumerate(pairwise(stages[:-1]), 2)
+        if _ends_before(two, one)
+    ]
     yield from broken(
         config,
         bool(falling),
         "data.stages",
-        f"stage {falling[0] if falling else 0} ends before it begins",
+        "; ".join(falling),
         "Put them in order.",
     )
 

@@ -52,7 +52,8 @@ def _hub_file(repository: str) -> Path:
         raise DataError(
             f"data.tokenizer = {repository!r}: no such local folder, and it cannot be had from the Hugging Face hub "
             f"({_first_line(error)}). Use --set data.tokenizer=bpe, which trains one on your text; a local folder with "
-            "a tokenizer.json; or set HF_HOME to a cache that holds this repository. --smoke needs no network at all."
+            "a tokenizer.json; or set HF_HOME to a cache that holds this repository. "
+            "--smoke without data.tokenizer needs no network."
         ) from error
     with suppress(Exception):  # not every repository has one, nor every cache
         _download(repository, "tokenizer_config.json")

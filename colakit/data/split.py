@@ -66,12 +66,13 @@ def _check(facts: Facts, sides: Sides, val_fraction: float, label: str) -> None:
             f".txt in a folder. To have more groups, {_ADVICE}."
         )
     if not (sides == Side.HELD_OUT).any():
-        fraction = _least_fraction(facts.groups)
+        fraction = _least_fraction(facts)
         would = facts.n_bytes[_is_below(facts.groups, fraction)]
         raise DataError(
             f"{label}: none of its {n_groups} groups of documents has a hash below data.val_fraction = "
             f"{val_fraction:g}, so that nothing is held out to evaluate on. Use --set data.val_fraction={fraction}, "
-            f"which holds out {human_count(would.sum())}B of {human_count(facts.n_bytes.sum())}B; or {_ADVICE}."
+            f"which holds out {human_count(would.sum())}B of its {human_count(facts.n_bytes.sum())}B, and as large a "
+            f"share of every other source; or {_ADVICE}."
         )
     if not (sides == Side.TRAIN).any():
         raise DataError(
@@ -89,7 +90,7 @@ def warn_of_shares(facts: Facts, sides: Sides, val_fraction: float, label: str) 
         log.warning(told, label, n_dropped, len(sides))
     held_out_bytes, text_bytes = int(facts.n_bytes[sides == Side.HELD_OUT].sum()), int(facts.n_bytes.sum())
     is_much = held_out_bytes > max(_LOPSIDED_SHARE, _LOPSIDED_FACTOR * val_fraction) * text_bytes
-    is_little = _LOPSIDED_FACTOR * held_out_bytes < val_fraction * text_bytes
+    is_little = _is_little(held_out_bytes, text_bytes, val_fraction)
     if is_much or is_little:
         log.warning(
             "%s: %sB of %sB of text are held out, though data.val_fraction is %g: its %d groups are few, or of very "
@@ -103,8 +104,21 @@ def warn_of_shares(facts: Facts, sides: Sides, val_fraction: float, label: str) 
         )
 
 
-def _least_fraction(groups: NDArray[np.uint64]) -> float:
-    """The smallest number of few decimals that holds out some of `groups` and not all."""
-    least = int(groups.min()) / 2**64
-    fractions = (math.ceil(least * 10.0**decimals) / 10.0**decimals for decimals in range(2, 17))
-    return next(f for f in fractions if 0 < np.count_nonzero(_is_below(groups, f)) < len(groups))
+def _least_fraction(facts: Facts) -> float:
+    """The smallest number of few decimals that holds out some groups and not all, and not far less text than it says.
+
+    Where there is none, the smallest that holds out some.
+    """
+    groups = np.unique(facts.groups)
+    found: list[float] = []
+    for group in groups[:-1].tolist():
+        fractions = (math.ceil(group / 2**64 * 10.0**decimals) / 10.0**decimals for decimals in range(2, 17))
+        found.append(next(f for f in fractions if 0 < np.count_nonzero(_is_below(groups, f)) < len(groups)))
+        held_out_bytes = facts.n_bytes[_is_below(facts.groups, found[-1])].sum()
+        if not _is_little(held_out_bytes, facts.n_bytes.sum(), found[-1]):
+            return found[-1]
+    return found[0]
+
+
+def _is_little(held_out_bytes: int, text_bytes: int, val_fraction: float) -> bool:
+    return _LOPSIDED_FACTOR * held_out_bytes < val_fraction * text_bytes

@@ -14,6 +14,7 @@ from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
 from colakit.errors import CheckpointError, ConfigError, Problem, RunError
 from colakit.train.metrics import last_records, trim
+from colakit.train.moved import MAY_MOVE, may_move
 from colakit.train.runs import RunFolder, resume_command, write_json
 from colakit.train.state import CONFIG_FILE, STATE_FILE, TOTALS_FILE, read_json
 from colakit.train.totals import Totals
@@ -25,8 +26,8 @@ MAY_CHANGE = frozenset(
         *(f"train.{name}" for name in ("max_steps", "micro_batch_size", "eval_every", "eval_tokens", "sample_tokens")),
         *(f"train.{name}" for name in ("checkpoint_every", "checkpoint_every_min", "keep_last", "keep_every")),
         *(f"train.{name}" for name in ("skip_spikes", "max_skipped", "memory_gib")),
-        # Where the data lies; that it is the same is told by its fingerprint.
-        *(f"data.{name}" for name in ("path", "cache_dir", "on_bad_record")),
+        "data.on_bad_record",
+        *MAY_MOVE,
     }
 )
 """Fields that may differ between two parts of a run."""
@@ -152,7 +153,7 @@ def _differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[object, ob
 
 
 def _may_change(field: str) -> bool:
-    return field in MAY_CHANGE or (field.startswith("data.sources.") and field.endswith(".path"))
+    return field in MAY_CHANGE or may_move(field)
 
 
 def _leaves(config: RunConfig) -> Iterator[tuple[str, object]]:

@@ -19,7 +19,7 @@ from colakit.checkpoint.folders import MODEL_FILE, Checkpoints
 from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
 from colakit.data.cache import write_whole
-from colakit.errors import CheckpointError, DataError, RunError
+from colakit.errors import CheckpointError, RunError
 from colakit.records.base import to_json
 from colakit.train.lock import RunLock
 
@@ -209,15 +209,6 @@ def _claim(out: Path | None, preset: str) -> RunFolder:
             folder.discard()
             raise
         return folder
-
-
-def check_same_data(folder: RunFolder, then: str, now: str) -> None:
-    """Raise DataError where the fingerprint `now` is not what the run saw `then`."""
-    if then != now:
-        raise DataError(
-            f"{folder.root}: the data has changed since this run (fingerprint {then} then, {now} now). Put the same "
-            "files, or the same Python version for stdlib, back."
-        )
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:  # Any: JSON values

@@ -27,7 +27,7 @@ from colakit.data.cache import write_whole
 from colakit.data.loader import Batch, TrainLoader
 from colakit.data.prepare import check_sources, prepare
 from colakit.data.tokenise import Watch, unwatched
-from colakit.errors import DataError, RunError
+from colakit.errors import RunError
 from colakit.evaluate.loss import byte_lengths, count_bytes
 from colakit.host import describe_machine
 from colakit.model.lm import LM
@@ -37,8 +37,9 @@ from colakit.train.faults import describe_fault, how_to_go_on, is_expected
 from colakit.train.held_out import HeldOut
 from colakit.train.memory import check_budget, memory_budget
 from colakit.train.metrics import last_records
+from colakit.train.moved import check_same_data, check_where_it_lies
 from colakit.train.resume import Resumption, reopen
-from colakit.train.runs import RunFolder, check_same_data, create_run, plan_run_folder, write_json
+from colakit.train.runs import RunFolder, create_run, plan_run_folder, write_json
 from colakit.train.saver import Saver
 from colakit.train.signals import StopFlag, stop_on_signal
 from colakit.train.sinks import Sink
@@ -83,7 +84,7 @@ class Trainer:
             else:
                 on_failure.callback(resume.folder.lock.release)
                 resume.folder.lock.acquire()
-            _check_sources(config, resume)
+            check_sources(config.data) if resume is None else check_where_it_lies(config)
             self.machine: Machine = pick_machine(config)
             model = config.model
             self.data = prepare(config.data, seq_len=model.seq_len, vocab_size=model.vocab_size, watch=watch)
@@ -147,7 +148,7 @@ class Trainer:
     def _take_up(self, resume: Resumption, sinks: Callable[[RunFolder], Sink]) -> Sink:
         """Put everything back where it was after the checkpoint's step, what is in the run's folder too."""
         state = resume.state
-        check_same_data(resume.folder, state["data"]["fingerprint"], self.data.fingerprint)
+        check_same_data(resume.folder, state["data"]["fingerprint"], self.data)
         load_model(self.model, resume.checkpoint)
         load_optimizer(self.step.optimizer, resume.checkpoint)
         self.step.guard.load_state_dict(state["guard"])
@@ -389,13 +390,3 @@ class Trainer:
             prompt=prompt,
             sample=sample,
         )
-
-
-def _check_sources(config: RunConfig, resume: Resumption | None) -> None:
-    try:
-        check_sources(config.data)
-    except DataError as error:
-        if resume is None:
-            raise
-        moved = "Where the data has moved: --set data.path=PATH, of a named source data.sources.NAME.path."
-        raise DataError(f"{error} {moved}") from error

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,3 +188,11 @@ def test_a_process_may_be_started_with_its_streams_closed(closed: str) -> None:
     command = f"{sys.executable} -m colakit flops --preset cola {closed}"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_an_output_that_cannot_be_written_is_one_message(option: str) -> None:
+    command = f"{sys.executable} -m colakit flops --preset cola {option} > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "Error: the output cannot be written: No space left on device.\n")
