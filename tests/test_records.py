@@ -10,7 +10,14 @@ import pytest
 from colakit import records
 from colakit.records.analysis import ComponentParams, FlopRecord, MemoryRecord, ParamRecord, Table6Record
 from colakit.records.base import Record, to_json
-from colakit.records.bench import BenchRecord, OptimizerBenchRecord
+from colakit.records.bench import (
+    BenchRecord,
+    BenchReport,
+    ComparisonRecord,
+    OptimizerBenchRecord,
+    PeerBenchRecord,
+    RatioRecord,
+)
 from colakit.records.data import DataRecord
 from colakit.records.machine import DoctorRecord, Finding, MachineRecord, PeakRecord
 from colakit.records.run import EvalRecord, ResumeProof, RunListing, RunSummary, StepRecord
@@ -20,6 +27,10 @@ KINDS: dict[type[Record], str] = {
     EvalRecord: "eval",
     RunSummary: "run",
     BenchRecord: "bench",
+    PeerBenchRecord: "bench_peer",
+    RatioRecord: "bench_ratio",
+    BenchReport: "bench_report",
+    ComparisonRecord: "bench_comparison",
     ParamRecord: "params",
     MemoryRecord: "memory",
     OptimizerBenchRecord: "optimizer_bench",

@@ -16,8 +16,7 @@ import typer
 from rich.text import Text
 
 from colakit import __version__
-from colakit.cli import data, presets
-from colakit.cli.bench import bench
+from colakit.cli import bench, data, presets
 from colakit.cli.doctor import doctor
 from colakit.cli.evaluate import evaluate
 from colakit.cli.flops import flops
@@ -56,7 +55,7 @@ def root(
 app.command()(train)
 app.command()(runs)
 app.command("eval")(evaluate)
-app.command()(bench)
+app.add_typer(bench.app, name="bench")
 app.command()(doctor)
 app.command()(flops)
 app.command()(params)

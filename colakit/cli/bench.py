@@ -1,36 +1,82 @@
 """``colakit bench``."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from colakit.analysis.regression import compare as compare_reports
+from colakit.analysis.regression import differences, read_report
 from colakit.cli import options
 from colakit.config.load import resolve
-from colakit.errors import ConfigError, Problem
-from colakit.report.runs import bench_table, optimizer_notes, optimizer_table
-from colakit.report.tables import print_json, print_note, print_table
+from colakit.config.presets import preset_names
+from colakit.config.schema import RunConfig
+from colakit.errors import ConfigError, Problem, RunError
+from colakit.paper.methods import TABLE_3_BATCHES
+from colakit.paper.optimizers import ADAMW_PRESET, MUON_PRESET
+from colakit.records.base import SCHEMA_VERSION, to_json
+from colakit.report.bench import (
+    bench_notes,
+    comparison_table,
+    memory_table,
+    optimizer_notes,
+    optimizer_table,
+    ratio_table,
+    speed_table,
+    use_table,
+)
+from colakit.report.tables import print_json, print_note, print_table, stderr_console
 
 OPTIMIZER_PRESET = "cola-fan"
 """Its matrices are those of Table 4's last four rows."""
+_PEERS = ("hf-llama", "torch-muon")
+_BATCH_SIZES = (16,)
+"""That of Tables 4 and 5."""
+
+app = typer.Typer(invoke_without_command=True)
 
 
+@app.callback()
 def bench(
-    preset: Annotated[
-        str | None,
+    context: typer.Context,
+    presets: Annotated[
+        list[str] | None,
         typer.Option(
             "--preset",
             "-p",
             metavar="NAME|FILE.toml",
-            help=f"What to measure; {options.DEFAULT_PRESET} unless given, with --optimizer-only {OPTIMIZER_PRESET}.",
+            help=f"What to measure; may be repeated. Without it: Table 3's {ADAMW_PRESET} and {MUON_PRESET}.",
             show_default=False,
         ),
     ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every shipped preset.")] = False,
     batch_sizes: Annotated[
-        str | None, typer.Option(help="Sequences per optimizer step, such as 4,8,16; 16 unless given.")
+        str | None,
+        typer.Option(help="Sequences per optimizer step; 16 unless given, without --preset 4,8,16,32,64,128."),
     ] = None,
-    steps: Annotated[
+    seq_len: Annotated[
         int | None,
-        typer.Option(min=1, help="Timed steps, after a warm-up; 10 unless given, with --optimizer-only 9."),
+        typer.Option("--seq-len", min=1, max=options.MAX_SIZE, help="Tokens of a sequence; the preset's unless given."),
+    ] = None,
+    peers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--peer",
+            metavar="|".join(_PEERS),
+            help="Also time transformers' Llama of the first dense preset's shape, or torch.optim.Muon.",
+            show_default=False,
+        ),
+    ] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also time every preset under torch.compile.")] = False,
+    budget_s: Annotated[
+        float, typer.Option(min=1.0, help="Seconds for all of it; what cannot fit is listed with its time.")
+    ] = 300.0,
+    repeats: Annotated[
+        int | None,
+        typer.Option(min=1, help="Turns of each; unless given 3 or more, as many as fit; --optimizer-only 9."),
     ] = None,
     optimizer_only: Annotated[
         bool,
@@ -41,17 +87,118 @@ def bench(
     ] = False,
     smoke: options.Smoke = False,
     sets: options.Sets = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Also write the report there.", show_default=False)
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Measure speed and peak memory of a preset's training step, on random tokens; or of the optimizer alone."""
+    """Measure speed and memory of presets' training steps, in turns, on random tokens; or of the optimizer alone."""
+    if context.invoked_subcommand is not None:
+        return
     if optimizer_only:
-        if batch_sizes is not None:
-            raise typer.BadParameter("has no part in --optimizer-only: leave it out.", param_hint="--batch-sizes")
-        _optimizer(preset or OPTIMIZER_PRESET, steps or 9, smoke=smoke, sets=sets or [], json=json)
+        useless = {"--batch-sizes": batch_sizes, "--seq-len": seq_len, "--peer": peers, "--all": everything}
+        for name, value in {**useless, "--compile": compiled, "--out": out}.items():
+            if value:
+                raise typer.BadParameter("has no part in --optimizer-only: leave it out.", param_hint=name)
+        if len(presets or []) > 1:
+            raise typer.BadParameter("--optimizer-only takes one.", param_hint="--preset")
+        _optimizer((presets or [OPTIMIZER_PRESET])[0], repeats or 9, smoke=smoke, sets=sets or [], json=json)
+        return
+    if everything and presets:
+        raise typer.BadParameter("--all names every preset: leave --preset out.", param_hint="--preset")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {out.parent}.", param_hint="--out")
+    names = list(preset_names()) if everything else presets or [ADAMW_PRESET, MUON_PRESET]
+    sizes = _sizes(batch_sizes) if batch_sizes else [*(_BATCH_SIZES if everything or presets else TABLE_3_BATCHES)]
+    _refuse_sets(sets or [])
+    more = [*(sets or []), *([f"model.seq_len={seq_len}"] if seq_len else [])]
+
+    def config(name: str, size: int) -> RunConfig:
+        return resolve(name, smoke_run=smoke, sets=[*more, f"train.batch_size={size}"]).config
+
+    # All go through the rules, so that a wrong one is refused before any is measured.
+    configs = [config(name, size) for size in sizes for name in dict.fromkeys(names)]
+    from colakit.bench.contestant import Contestant
+    from colakit.bench.run import run_bench
+
+    contestants = [Contestant(c, compiled=way) for c in configs for way in ((False, True) if compiled else (False,))]
+    for peer in dict.fromkeys(peers or []):
+        if peer not in _PEERS:
+            raise typer.BadParameter(f"{peer!r} is neither {' nor '.join(_PEERS)}.", param_hint="--peer")
+        if peer == "hf-llama":
+            shape = next((c.preset for c in configs if c.model.linear == "dense"), "original")
+            shaped = [config(shape if shape in names else "original", size) for size in sizes]
+            contestants += [Contestant(c, peer="hf-llama") for c in shaped]
+        else:
+            by_muon = [c for c in configs if c.optim.optimizer == "muon"]
+            if not by_muon:
+                raise typer.BadParameter("torch-muon needs a preset that trains with Muon.", param_hint="--peer")
+            contestants += [Contestant(c, peer="torch-muon") for c in by_muon]
+    with _progress() as watch:
+        report = run_bench(contestants, budget_s=budget_s, repeats=repeats, watch=watch)
+    values = report.to_dict()
+    if out is not None:
+        write_report(out, values)
+    if json:
+        print_json(values)
+        return
+    print_table(speed_table(report))
+    print_table(memory_table(report))
+    print_table(use_table(report))
+    if report.ratios:
+        print_table(ratio_table(report.ratios))
+    for note in bench_notes(report):
+        print_note(note)
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE.json", show_default=False)],
+    after: Annotated[Path, typer.Argument(metavar="AFTER.json", show_default=False)],
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=100.0, help="Per cent of speed or memory that may be lost.")
+    ] = 5.0,
+    json: options.Json = False,
+) -> None:
+    """Compare two reports of --out. Ends with exit code 1 where something is worse by more than the threshold."""
+    reports = read_report(before), read_report(after)
+    records = compare_reports(*reports, threshold_frac=threshold / 100.0)
+    notes = differences(*reports)
+    if json:
+        values = [record.to_dict() for record in records]
+        print_json({"kind": "bench_comparisons", "comparisons": values, "machines_differ": notes})
     else:
-        _step(
-            preset or options.DEFAULT_PRESET, batch_sizes or "16", steps or 10, smoke=smoke, sets=sets or [], json=json
-        )
+        print_table(comparison_table(records))
+        for note in notes:
+            print_note(note)
+    if any(record.is_worse for record in records):
+        raise typer.Exit(1)
+
+
+def write_report(path: Path, values: dict[str, object]) -> None:
+    """Write the report as JSON. Raises RunError where it cannot be."""
+    try:
+        path.write_text(to_json({"schema": SCHEMA_VERSION, **values}, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}. Give another --out.") from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Says what is going on, on a terminal."""
+    console = stderr_console()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("starting", total=None)
+        yield lambda text: progress.update(task, description=text)
+
+
+def _refuse_sets(sets: list[str]) -> None:
+    for field, option in {"train.batch_size": "--batch-sizes", "model.seq_len": "--seq-len"}.items():
+        for item in sets:
+            if item.partition("=")[0].strip() == field:
+                rule = f"bench takes it from {option}"
+                raise ConfigError([Problem("--set", item, rule, f"Give {option} instead.")])
 
 
 _OPTIMIZER_FIELDS = ("model.", "optim.", "train.seed", "train.device")
@@ -77,23 +224,6 @@ def _optimizer(preset: str, repeats: int, *, smoke: bool, sets: list[str], json:
     print_table(optimizer_table(record))
     for note in optimizer_notes(record):
         print_note(note)
-
-
-def _step(preset: str, batch_sizes: str, steps: int, *, smoke: bool, sets: list[str], json: bool) -> None:
-    sizes = _sizes(batch_sizes)
-    for item in sets:
-        if item.partition("=")[0].strip() == "train.batch_size":
-            fix = "Give --batch-sizes instead."
-            raise ConfigError([Problem("--set", item, "bench takes its batch sizes from --batch-sizes", fix)])
-    # Every size goes through the rules, so that a wrong one is refused before any is measured.
-    configs = [resolve(preset, smoke_run=smoke, sets=[*sets, f"train.batch_size={n}"]).config for n in sizes]
-    from colakit.bench.measure import bench as measure_all
-
-    records = list(measure_all(configs, steps))
-    if json:
-        print_json({"preset": configs[0].preset, "records": [r.to_dict() for r in records]})
-    else:
-        print_table(bench_table(records))
 
 
 def _sizes(text: str) -> list[int]:

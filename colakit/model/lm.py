@@ -79,6 +79,10 @@ class LM(nn.Module):
         """tokens [B, T] int64 → logits [B, T, V] of the token that follows each; `documents` as for `hidden`."""
         return self.head(self.hidden(tokens, documents))
 
+    def compile_blocks(self) -> None:
+        """Have torch compile the blocks, one piece of code for all that are alike, when they are next used."""
+        self.run_block = torch.compile(self.run_block)
+
     def init_weights(self, seed: int) -> None:
         """Draw every parameter from a generator of its own, so that no global random state is touched."""
         generator = torch.Generator(device=self.tok_embed.weight.device).manual_seed(seed)

@@ -42,11 +42,11 @@ TABLE_7_PRESETS = {
 """Table 7's columns, and the preset of each."""
 
 _TABLE_7: tuple[tuple[str, str, Quantity, Method | None, tuple[str, ...]], ...] = (
-    ("GPU utilisation", "%", "gpu_util", methods.NO_GPU_UTIL, ("87%", "96%", "75%", "94%", "72%")),
+    ("GPU utilisation", "%", "gpu_util", None, ("87%", "96%", "75%", "94%", "72%")),
     ("time per batch (ms)", "ms", "step_ms", None, ("333", "150", "192", "160", "208")),
     ("activations (GB)", "GB", "activation_memory", None, ("14.0", "9.0", "9.0", "9.2", "9.2")),
     ("gradients (GB)", "GB", "gradient_memory", None, ("4.8", "3.0", "3.0", "3.2", "3.2")),
-    ("bandwidth (GB/s)", "GB/s", "bandwidth", methods.NO_BANDWIDTH, ("742", "893", "754", "876", "742")),
+    ("bandwidth (GB/s)", "GB/s", "bandwidth", None, ("742", "893", "754", "876", "742")),
     ("memory thrashing", "", "memory_thrashing", methods.STATEMENT, ("mod.", "min.", "min.", "min.", "min.")),
     ("tokens/s", "tokens/s", "tokens_per_s", None, ("3,072", "6,827", "5,333", "6,400", "4,923")),
     ("GPU stability", "", "gpu_stability", methods.STATEMENT, ("high", "high", "low", "high", "low")),

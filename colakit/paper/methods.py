@@ -58,9 +58,6 @@ CURVE = _untestable("read off a smoothed curve, by a rule that the paper does no
 DERIVED = _untestable("a comparison of printed figures, each of which has its own command")
 TOTAL_TIME = _untestable("a time on the paper's RTX 4090; the speed behind it has its own command")
 
-NO_GPU_UTIL = Method("colakit bench", "`colakit bench` does not record GPU utilisation")
-NO_BANDWIDTH = Method("colakit bench", "`colakit bench` does not record memory bandwidth")
-NO_FORWARD_TIME = Method("colakit bench", "`colakit bench` times whole steps, not the forward pass alone")
 NO_TRAFFIC = Method("colakit train --nproc 2", f"{NO_NPROC}, and nothing counts what processes send")
 
 
@@ -75,13 +72,19 @@ def memory(*presets: str, batch_size: int = 16) -> Method:
 
 
 def bench(preset: str, batch_size: int = 16) -> Method:
-    """Times a step: it/s, examples/s, tokens/s, ms per step and, on a GPU, peak memory."""
+    """Times a step: it/s, examples/s, tokens/s, ms per step and pass, memory, and how busy the GPU was."""
     return Method(f"colakit bench --preset {preset} --batch-sizes {batch_size}")
 
 
 def bench_both(first: str, second: str, batch_size: int = 16) -> Method:
-    """Times the steps of two presets one after the other; `second` may carry options."""
+    """Times the steps of two presets in turns, or where `second` carries options, one after the other."""
+    if " " not in second:
+        return Method(f"colakit bench --preset {first} --preset {second} --batch-sizes {batch_size}")
     return Method(f"{bench(first, batch_size).line} && {bench(second, batch_size).line}")
+
+
+TABLE_3_STUDY = Method("colakit bench")
+"""Table 3 as a whole: AdamW beside Muon, at every batch size."""
 
 
 def batch_study(preset: str) -> Method:

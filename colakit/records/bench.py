@@ -4,33 +4,150 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from colakit.records.base import Record
+from colakit.records.machine import MachineRecord, PeakRecord
 from colakit.records.run import OptimizerPart
 
 
 @dataclass(frozen=True)
+class PaperFigure:
+    """What the paper prints in the place of a measured figure."""
+
+    quantity: str
+    value: float
+    unit: str
+    table: str
+    row: str
+
+
+@dataclass(frozen=True)
 class BenchRecord(Record):
-    """Speed and peak memory of one preset at one batch size; what could not be had is None, with the reason."""
+    """Speed and memory of one preset at one batch size; what could not be had is None, with the reason.
+
+    Times are medians over all timed steps. Of a step that has several micro-batches, forward and backward are the sums.
+    """
 
     kind: ClassVar[str] = "bench"
     preset: str
+    optimizer: str
     batch_size: int
+    micro_batch_size: int
     seq_len: int
     device: str
     dtype: str
     attention: str
-    steps: int
-    it_per_s: float | None
+    compiled: bool
+    claim: PaperFigure | None
+    repeats: int = 0
+    """Turns that it had, each between those of the others."""
+    steps: int = 0
+    """Timed, in all its turns."""
+    it_per_s: float | None = None
     """Optimizer steps per second, from the median step time."""
-    examples_per_s: float | None
-    tokens_per_s: float | None
-    step_ms: float | None
-    optimizer: tuple[OptimizerPart, ...]
-    """Its parts; empty where nothing was measured."""
-    vram_gib: float | None
-    """Peak memory that torch allocated on the GPU."""
-    rss_gib: float | None
-    """Peak resident memory of the measuring process."""
-    reason: str | None
+    examples_per_s: float | None = None
+    tokens_per_s: float | None = None
+    step_ms: float | None = None
+    step_ms_p10: float | None = None
+    step_ms_p90: float | None = None
+    step_spread_frac: float | None = None
+    """Between the two, as a share of the median."""
+    forward_ms: float | None = None
+    backward_ms: float | None = None
+    optimizer_ms: float | None = None
+    data_ms: float | None = None
+    """Wait for the next batch, which a thread makes ready."""
+    first_step_s: float | None = None
+    """With whatever is compiled, and the first allocations."""
+    optimizer_parts: tuple[OptimizerPart, ...] = ()
+    peak_memory_gib: float | None = None
+    """Most bytes of tensors at once: by CUDA's allocator; on a CPU, of a step whose storages are followed."""
+    reserved_gib: float | None = None
+    """By CUDA's allocator."""
+    device_gib: float | None = None
+    """On CUDA all that is in use on the card; on a CPU the process's peak resident memory."""
+    weights_gib: float | None = None
+    gradients_gib: float | None = None
+    optimizer_gib: float | None = None
+    activations_gib: float | None = None
+    """Between forward and backward pass."""
+    alloc_retries: int | None = None
+    gpu_util_frac: float | None = None
+    gpu_util_spread_frac: float | None = None
+    memory_busy_frac: float | None = None
+    power_w: float | None = None
+    gb_per_s: float | None = None
+    cpu_util_frac: float | None = None
+    """Of the CPUs that the process may use."""
+    mfu_frac: float | None = None
+    """Model FLOPs per second over the measured peak of a matrix product."""
+    not_run_s: float | None = None
+    """How long it would have taken at least, where that was too long."""
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class PeerBenchRecord(Record):
+    """The same step by another library; `preset` gave the shape."""
+
+    kind: ClassVar[str] = "bench_peer"
+    name: str
+    preset: str
+    batch_size: int
+    seq_len: int
+    dtype: str
+    parameters: int | None = None
+    tokens_per_s: float | None = None
+    step_ms: float | None = None
+    peak_memory_gib: float | None = None
+    repeats: int = 0
+    not_run_s: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class RatioRecord(Record):
+    """Of two contestants of one run, at the same batch size and sequence length."""
+
+    kind: ClassVar[str] = "bench_ratio"
+    of: str
+    over: str
+    batch_size: int
+    tokens_per_s: float
+    peak_memory: float | None
+    paper: float | None
+    """What the paper's own figures come to, where it has both."""
+
+
+@dataclass(frozen=True)
+class BenchReport(Record):
+    """One run of the command."""
+
+    kind: ClassVar[str] = "bench_report"
+    machine: MachineRecord
+    peak: PeakRecord
+    budget_s: float
+    seconds: float
+    results: tuple[BenchRecord, ...]
+    peers: tuple[PeerBenchRecord, ...]
+    ratios: tuple[RatioRecord, ...]
+
+
+@dataclass(frozen=True)
+class ComparisonRecord(Record):
+    """One contestant in two reports."""
+
+    kind: ClassVar[str] = "bench_comparison"
+    name: str
+    batch_size: int
+    seq_len: int
+    before_tokens_per_s: float
+    after_tokens_per_s: float | None
+    """None where the second report has no such figure."""
+    speed: float | None
+    """After over before."""
+    peak_memory: float | None
+    """After over before."""
+    is_worse: bool
+    """By more than the threshold, or gone."""
 
 
 @dataclass(frozen=True)

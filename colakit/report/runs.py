@@ -1,12 +1,11 @@
-"""What `train`, `eval` and `bench` show: tables over their records."""
+"""What `train` and `eval` show: tables over their records."""
 
 from rich.table import Table
 from rich.text import Text
 
-from colakit.records.bench import BenchRecord, OptimizerBenchRecord
 from colakit.records.run import EvalRecord, OptimizerPart, ResumeProof, RunListing, RunSummary
-from colakit.report.tables import add_name_column, add_number_column, add_text_column, new_table
-from colakit.units import gib, human_count
+from colakit.report.tables import add_name_column, add_number_column, new_table
+from colakit.units import human_count
 
 
 def summary_table(summary: RunSummary) -> Table:
@@ -102,62 +101,6 @@ def eval_table(record: EvalRecord) -> Table:
     table.add_row("accuracy", f"{record.accuracy:.4f}")
     table.add_row("tokens", f"{record.tokens:,}")
     return table
-
-
-def bench_table(records: list[BenchRecord]) -> Table:
-    """Speed and memory by batch size."""
-    first = records[0]
-    title = f"{first.preset}: {first.device}, attention {first.attention}, seq_len {first.seq_len}, {first.steps} steps"
-    table = new_table(title)
-    for column in ("batch size", "it/s", "examples/s", "tokens/s", "ms/step", "optimizer, %", "VRAM GiB", "RSS GiB"):
-        add_number_column(table, column)
-    add_text_column(table, "note")
-    for r in records:
-        table.add_row(
-            str(r.batch_size),
-            figure(r.it_per_s, "{:.3f}"),
-            figure(r.examples_per_s, "{:.2f}"),
-            figure(r.tokens_per_s, "{:,.0f}"),
-            figure(r.step_ms, "{:.1f}"),
-            figure(_share(r), "{:.1f}"),
-            figure(r.vram_gib, "{:.2f}"),
-            figure(r.rss_gib, "{:.2f}"),
-            r.reason or "",
-        )
-    return table
-
-
-def optimizer_table(r: OptimizerBenchRecord) -> Table:
-    """Muon's step beside its alternatives."""
-    table = new_table(f"Optimizers on the {r.matrices} matrices of {r.preset}: {r.device}, {r.repeats} repeats")
-    add_name_column(table, "")
-    for column in ("ms/step", "× Muon's"):
-        add_number_column(table, column)
-    rows = {
-        f"Muon ({r.dtype})": r.muon_ms,
-        "Muon, textbook form": r.textbook_ms,
-        "torch.optim.Muon": r.torch_muon_ms,
-        "AdamW": r.adamw_ms,
-    }
-    for name, ms in rows.items():
-        table.add_row(name, f"{ms:,.1f}", f"{ms / r.muon_ms:.2f}")
-    return table
-
-
-def optimizer_notes(r: OptimizerBenchRecord) -> list[str]:
-    """Work, memory, and how a figure was had."""
-    return [
-        f"Muon: {r.muon_flops / 1e9:,.1f} GFLOP of Newton–Schulz, {r.muon_flops / r.muon_ms / 1e6:,.0f} GFLOP/s.",
-        f"Its state is 1× the {r.parameters:,} parameters, {gib(r.state_bytes):.3f} GiB; a step's workspace "
-        f"{gib(r.workspace_bytes):.3f} GiB.",
-        *([f"{r.reason}."] if r.reason else []),
-        *(["Fewer than 5 repeats: expect the ratios to move by a quarter."] if r.repeats < 5 else []),
-    ]
-
-
-def _share(r: BenchRecord) -> float | None:
-    """The optimizer's part of a step, in %."""
-    return 100.0 * sum(part.ms for part in r.optimizer) / r.step_ms if r.optimizer and r.step_ms else None
 
 
 def _figures(title: str) -> Table:

@@ -50,9 +50,9 @@ def test_counting_and_listing_never_import_torch(args: list[str]) -> None:
 
 
 def test_help_lists_the_commands_in_their_order(colakit: Run) -> None:
-    """Those that train and measure come before those that count and list."""
+    """Those with subcommands come last."""
     text = colakit("--help").out.partition("Commands")[2]
-    order = ["train", "eval", "bench", "flops", "params", "presets"]
+    order = ["train", "eval", "flops", "params", "bench", "presets"]
     listed = [line.strip("│| ").partition(" ")[0] for line in text.splitlines()]
     commands = [name for name in listed if name in order]
     assert commands == [name for name in order if name in commands]
@@ -83,6 +83,8 @@ def test_it_runs_as_a_module() -> None:
         (["flops", "--preset", "cola", "--set", "model.n_layers=1000000000"], "less than or equal to 1000"),
         (["params", "-p", "cola", "--set", "model.d_model=999999999"], "less than or equal to 16777216"),
         (["bench", "--batch-sizes", "2", "--set", "train.batch_size=3"], "Give --batch-sizes instead"),
+        (["bench", "--batch-sizes", "0"], "not a list of batch sizes"),
+        (["bench", "--set", "model.seq_len=64"], "Give --seq-len instead"),
         (["bench", "--optimizer-only", "--set", "train.batch_size=2"], "'train.batch_size=2': has no part in"),
         (["bench", "--optimizer-only", "--set", "optim.optimizer=adamw"], "--optimizer-only is about Muon"),
     ],
@@ -107,6 +109,12 @@ def test_a_wrong_configuration_is_one_message_and_exit_2(colakit: Run, args: lis
         (["flops", "--d", "99999999999"], "'--d'"),
         (["params", "--batch-size", "3"], "counts for --memory only"),
         (["bench", "--optimizer-only", "--batch-sizes", "4"], "has no part in --optimizer-only"),
+        (["bench", "--optimizer-only", "--peer", "hf-llama"], "has no part in --optimizer-only"),
+        (["bench", "--optimizer-only", "-p", "cola", "-p", "original"], "--optimizer-only takes one"),
+        (["bench", "--all", "--preset", "cola"], "leave --preset out"),
+        (["bench", "--peer", "nanogpt"], "neither hf-llama nor torch-muon"),
+        (["bench", "--peer", "torch-muon", "-p", "cola"], "torch-muon needs a preset that trains with Muon"),
+        (["bench", "--out", "nowhere/a.json"], "there is no folder nowhere"),
         (["params", "-p", "cola", "--memory", "--set", "model.attention=reference"], "model.attention=reference"),
         (["flops", "--r", "768"], "--r 768: must be below --d 768"),
         (["flops", "--d-ff", "100"], "--r 192 (d / 4): must be below --d 768 and --d-ff"),
@@ -196,3 +204,9 @@ def test_an_output_that_cannot_be_written_is_one_message(option: str) -> None:
     command = f"{sys.executable} -m colakit flops --preset cola {option} > /dev/full"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "Error: the output cannot be written: No space left on device.\n")
+
+
+def test_a_report_that_is_not_there_is_one_message(colakit: Run) -> None:
+    outcome = colakit("bench", "compare", "nowhere.json", "nowhere.json")
+    assert outcome.code == 2
+    assert outcome.err.startswith("Error: nowhere.json cannot be read as a report")

@@ -9,6 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from colakit.analysis import chunking
 from colakit.analysis.memory import STAGES, Stage, memory_ledger
+from colakit.bench.storages import LiveStorages
 from colakit.build import Machine, build_model, build_optimizer
 from colakit.config.load import resolve
 from colakit.config.presets import preset_names
@@ -16,7 +17,6 @@ from colakit.config.schema import RunConfig
 from colakit.loss import loss_sums
 from colakit.model.documents import Documents
 from colakit.records.analysis import MemoryRecord
-from tests.storages import LiveStorages
 
 SMALL = ("model.n_layers=3", "model.vocab_size=1000", "model.seq_len=48", "train.batch_size=2", "model.remat=none")
 CPU = ("train.device=cpu",)

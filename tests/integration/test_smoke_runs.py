@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from colakit.cli.app import main
 from colakit.config.presets import preset_names
@@ -70,7 +71,7 @@ def test_train_then_eval_agree_and_the_terminal_output_has_the_tables(tmp_path: 
 
 
 def test_bench_of_the_optimizer_alone(tmp_path: Path) -> None:
-    done = colakit("bench", "--optimizer-only", "--smoke", "--steps", "2", "--json", cwd=tmp_path)
+    done = colakit("bench", "--optimizer-only", "--smoke", "--repeats", "2", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert (record["preset"], record["dtype"], record["repeats"]) == ("cola-fan", "float32", 2)
@@ -81,18 +82,41 @@ def test_bench_of_the_optimizer_alone(tmp_path: Path) -> None:
     assert record["state_bytes"] == 4 * record["parameters"]
 
 
-def test_bench_measures_each_batch_size(tmp_path: Path) -> None:
-    arguments = ["--smoke", "--batch-sizes", "1,2", "--steps", "2", "--set", "model.seq_len=32", "--json"]
-    done = colakit("bench", *arguments, cwd=tmp_path)
+def test_bench_measures_presets_and_peers_beside_each_other(tmp_path: Path) -> None:
+    tiny = [f"model.{s}" for s in ("d_model=32", "n_layers=1", "n_heads=2", "n_kv_heads=2", "d_ff=32", "vocab_size=99")]
+    sets = [word for item in tiny for word in ("--set", item)]
+    asked = ["--batch-sizes", "1,2", "--seq-len", "32", "--peer", "hf-llama", "--repeats", "3", "--out", "a.json"]
+    done = colakit("bench", "-p", "original", "-p", "cola-fan-muon", "--smoke", *sets, *asked, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    records = json.loads(done.stdout)["records"]
-    assert [r["batch_size"] for r in records] == [1, 2]
-    for r in records:
-        assert [part["name"] for part in r["optimizer"]] == ["muon", "adamw"]
-        assert 0 < sum(part["ms"] for part in r["optimizer"]) < r["step_ms"]
+    report = json.loads(done.stdout)
+    assert report == json.loads((tmp_path / "a.json").read_text())
+    assert report["machine"]["threads"] >= 1
+    assert report["peak"]["matmul_flops_per_s"] > 1e9
+    results, peers = report["results"], report["peers"]
+    expected = [("original", 1), ("cola-fan-muon", 1), ("original", 2), ("cola-fan-muon", 2)]
+    assert [(r["preset"], r["batch_size"]) for r in results] == expected
+    assert [(p["name"], p["preset"], p["batch_size"]) for p in peers] == [("hf-llama", "original", n) for n in (1, 2)]
+    for r in results:
+        assert (r["seq_len"], r["compiled"], r["repeats"], r["reason"]) == (32, False, 3, None)
         assert r["tokens_per_s"] == pytest.approx(r["it_per_s"] * r["batch_size"] * 32)
-        assert 0.1 < r["rss_gib"] < 8
-        assert r["vram_gib"] is None or r["reason"] is None
+        assert 0 < r["forward_ms"] + r["backward_ms"] + r["optimizer_ms"] < 1.5 * r["step_ms"]
+        assert 0 < r["peak_memory_gib"] < 1
+        assert r["device_gib"] > 0.1
+        assert 0 < r["mfu_frac"] < 1
+        assert r["gpu_util_frac"] is None or torch.cuda.is_available()
+    named = {(r["of"], r["over"], r["batch_size"]) for r in report["ratios"]}
+    assert named == {
+        (of, over, n)
+        for n in (1, 2)
+        for of, over in (("cola-fan-muon", "original"), ("cola-fan-muon", "hf-llama"), ("original", "hf-llama"))
+    }
+    same = colakit("bench", "compare", "a.json", "a.json", cwd=tmp_path)
+    assert (same.returncode, "worse" in same.stdout) == (0, False)
+    slower = {**report, "results": [{**r, "tokens_per_s": 0.9 * r["tokens_per_s"]} for r in results]}
+    (tmp_path / "b.json").write_text(json.dumps(slower))
+    for threshold, code in (("9", 1), ("11", 0)):
+        done = colakit("bench", "compare", "a.json", "b.json", "--threshold", threshold, cwd=tmp_path)
+        assert done.returncode == code, done.stderr
 
 
 @pytest.mark.parametrize(

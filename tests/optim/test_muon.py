@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from colakit.bench.storages import LiveStorages
 from colakit.optim import muon as muon_module
 from colakit.optim.muon import Muon
 from tests.oracles import reference as ref
-from tests.storages import LiveStorages
 
 TIGHT = {"rtol": 0.0, "atol": 1e-10}
 SETTINGS: dict[str, Any] = {

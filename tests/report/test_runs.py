@@ -1,4 +1,4 @@
-"""The tables of `train`, `eval` and `bench`: every figure, its unit, and n/a for what could not be had."""
+"""The tables of `train` and `eval`: every figure, its unit, and n/a for what could not be had."""
 
 import dataclasses
 import re
@@ -6,9 +6,8 @@ import re
 import pytest
 from rich.table import Table
 
-from colakit.records.bench import BenchRecord, OptimizerBenchRecord
 from colakit.records.run import EvalRecord, OptimizerPart, RunSummary
-from colakit.report.runs import bench_table, eval_table, optimizer_notes, optimizer_table, sample_text, summary_table
+from colakit.report.runs import eval_table, sample_text, summary_table
 from colakit.report.tables import print_table, stdout_console
 
 SUMMARY = RunSummary(
@@ -46,23 +45,6 @@ EVALUATION = EvalRecord(
     tokens=262_144,
     text_bytes=999_999,
     eval_s=1.5,
-)
-BENCH = BenchRecord(
-    preset="cola-fan",
-    batch_size=16,
-    seq_len=768,
-    device="CPU, float32",
-    dtype="float32",
-    attention="sdpa",
-    steps=11,
-    it_per_s=3.14159,
-    examples_per_s=50.26548,
-    tokens_per_s=38_603.4,
-    step_ms=318.31,
-    optimizer=(OptimizerPart("muon", 10, 20.0, 30), OptimizerPart("adamw", 10, 11.831, 0)),
-    vram_gib=5.4321,
-    rss_gib=1.2345,
-    reason=None,
 )
 
 
@@ -121,64 +103,11 @@ def test_evaluation_has_every_figure_with_its_unit(shown) -> None:  # type: igno
     assert "bits per byte  n/a" in shown(eval_table(dataclasses.replace(EVALUATION, bits_per_byte=None)))
 
 
-def test_bench_has_every_figure_with_its_unit(shown) -> None:  # type: ignore[no-untyped-def]
-    nothing = dict.fromkeys(("it_per_s", "examples_per_s", "tokens_per_s", "step_ms", "vram_gib", "rss_gib"))
-    failed = dataclasses.replace(BENCH, batch_size=4096, reason="out of memory", optimizer=(), **nothing)
-    assert shown(bench_table([BENCH, failed])) == [
-        "cola-fan: CPU, float32, attention sdpa, seq_len 768, 11 steps",
-        "batch size  it/s  examples/s  tokens/s  ms/step  optimizer, %  VRAM GiB  RSS GiB  note",
-        "16  3.142  50.27  38,603  318.3  10.0  5.43  1.23",
-        "4096  n/a  n/a  n/a  n/a  n/a  n/a  n/a  out of memory",
-    ]
-
-
-OPTIMIZERS = OptimizerBenchRecord(
-    preset="cola-fan",
-    device="CPU, float32",
-    dtype="float32",
-    matrices=216,
-    parameters=45_675_264,
-    repeats=5,
-    muon_ms=1000.0,
-    textbook_ms=1654.32,
-    torch_muon_ms=62_000.0,
-    adamw_ms=41.5,
-    textbook_over_muon=1.65432,
-    torch_muon_over_muon=62.0,
-    muon_over_adamw=24.1,
-    muon_flops=156_866_298_168,
-    state_bytes=182_701_056,
-    workspace_bytes=2**26,
-    reason="guessed",
-)
-
-
-def test_optimizers_beside_each_other(shown) -> None:  # type: ignore[no-untyped-def]
-    assert shown(optimizer_table(OPTIMIZERS)) == [
-        "Optimizers on the 216 matrices of cola-fan: CPU, float32, 5 repeats",
-        "ms/step  × Muon's",
-        "Muon (float32)  1,000.0  1.00",
-        "Muon, textbook form  1,654.3  1.65",
-        "torch.optim.Muon  62,000.0  62.00",
-        "AdamW  41.5  0.04",
-    ]
-    assert optimizer_notes(OPTIMIZERS) == [
-        "Muon: 156.9 GFLOP of Newton–Schulz, 157 GFLOP/s.",
-        "Its state is 1× the 45,675,264 parameters, 0.170 GiB; a step's workspace 0.062 GiB.",
-        "guessed.",
-    ]
-    assert len(optimizer_notes(dataclasses.replace(OPTIMIZERS, reason=None))) == 2
-    assert optimizer_notes(dataclasses.replace(OPTIMIZERS, repeats=4))[-1].startswith("Fewer than 5 repeats")
-
-
 def test_brackets_are_printed_as_they_stand(shown, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     """rich would take [red] for a colour and drop it, and [/red] alone for an error."""
     odd = "runs/[red]a[/red] [/b] :smile:"
     lines = shown(summary_table(dataclasses.replace(SUMMARY, preset="[bold]", run_dir=odd, data_fingerprint="[/i]")))
     assert {"preset  [bold]", f"folder  {odd}", "data  [/i]"} <= set(lines)
-    lines = shown(bench_table([dataclasses.replace(BENCH, preset="[bold]", device="[/x]", reason="[/red] gone")]))
-    assert lines[0].startswith("[bold]: [/x], attention sdpa")
-    assert lines[-1].endswith("[/red] gone")
     stdout_console().print(sample_text(dataclasses.replace(SUMMARY, prompt="x[red]", sample="[/b]y")))
     assert capsys.readouterr().out == "prompt\nx[red]\nsample\n[/b]y\n"
 

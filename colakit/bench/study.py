@@ -1,0 +1,183 @@
+"""Contestants measured beside each other: in turns, within a budget of time, and never more than memory holds.
+
+A slow moment of the machine meets everyone whose turns are interleaved: those of one batch size, as far as they fit
+into memory together.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from colakit.analysis.flops import step_flops
+from colakit.analysis.memory import memory_ledger
+from colakit.bench.contestant import Contestant
+from colakit.bench.course import WARMUP_STEPS, Figures
+from colakit.bench.worker import Lost, Worker, started
+from colakit.build import Machine
+from colakit.host import free_memory
+from colakit.units import gib
+
+MIN_REPEATS = 3
+_MOST_REPEATS = 15
+_TURN_S = 0.5
+"""A turn is one step, or as many as take this long."""
+_START_S = 10.0
+"""What a process takes to be there."""
+_COMPILE_S = 60.0
+_ASSUMED_SHARE = 0.3
+"""Of the measured peak, before anything has been measured."""
+_SURE_EXCESS = 1.1
+"""Times free memory: the ledger is that sure."""
+_GRACE_S = 60.0
+
+Watch = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of a contestant."""
+
+    contestant: Contestant
+    figures: Figures | None = None
+    repeats: int = 0
+    not_run_s: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """Warmed up; a step takes about `step_s`."""
+
+    contestant: Contestant
+    worker: Worker
+    step_s: float
+
+    @property
+    def turn_s(self) -> float:
+        """What a turn takes."""
+        return max(_TURN_S, self.step_s)
+
+
+@dataclass
+class Study:
+    """Iterating measures everyone, in the order of their batch sizes; `repeats` turns each, or as many as fit."""
+
+    machine: Machine
+    peak_flops_per_s: float
+    budget_s: float
+    repeats: int | None
+    watch: Watch
+
+    def run(self, contestants: Sequence[Contestant]) -> Iterator[Measured]:
+        """Yield everyone once."""
+        self._deadline = time.monotonic() + self.budget_s
+        self._flops_per_s = _ASSUMED_SHARE * self.peak_flops_per_s
+        by_size = sorted(contestants, key=_batch_size)
+        groups = [group for _, size in groupby(by_size, _batch_size) for group in self._that_fit_together(list(size))]
+        for i, group in enumerate(groups):
+            yield from self._run_group(group, n_groups_left=len(groups) - i)
+
+    def _that_fit_together(self, contestants: list[Contestant]) -> Iterator[list[Contestant]]:
+        """In order; while one takes its turn, the others hold what they keep between steps."""
+        group: list[Contestant] = []
+        for contestant in contestants:
+            if group and _held_together([*group, contestant]) > self._free():
+                yield group
+                group = []
+            group.append(contestant)
+        yield group
+
+    def _run_group(self, group: list[Contestant], n_groups_left: int) -> Iterator[Measured]:
+        ends = time.monotonic() + (self._deadline - time.monotonic()) / n_groups_left
+        with ExitStack() as stack:
+            ready: list[_Ready] = []
+            for contestant in group:
+                if (refused := self._refusal(contestant)) is not None:
+                    yield refused
+                    continue
+                self.watch(f"{contestant.name}, batch size {_batch_size(contestant)}: warming up")
+                worker = stack.enter_context(started(contestant, self.machine))
+                try:
+                    step_s = worker.warm_up(self._timeout_s())
+                except (Lost, TimeoutError) as error:
+                    yield self._lost(contestant, error)
+                    continue
+                ready.append(_Ready(contestant, worker, step_s))
+                if not contestant.compiled:
+                    self._flops_per_s = _flops(contestant) / step_s
+            yield from self._take_turns(ready, ends)
+
+    def _take_turns(self, ready: list[_Ready], ends: float) -> Iterator[Measured]:
+        turns = 0
+        while ready and not self._is_enough(turns, sum(each.turn_s for each in ready), ends):
+            turns += 1
+            for each in list(ready):
+                self.watch(f"{each.contestant.name}, batch size {_batch_size(each.contestant)}: turn {turns}")
+                try:
+                    each.worker.turn(math.ceil(_TURN_S / each.step_s), self._timeout_s())
+                except (Lost, TimeoutError) as error:
+                    ready.remove(each)
+                    yield self._lost(each.contestant, error)
+        for each in ready:
+            yield Measured(each.contestant, each.worker.figures(_GRACE_S), repeats=turns)
+
+    def _is_enough(self, turns: int, round_s: float, ends: float) -> bool:
+        if self.repeats is not None:
+            return turns >= self.repeats
+        if turns < MIN_REPEATS:
+            return False
+        return turns >= _MOST_REPEATS or time.monotonic() + round_s > ends
+
+    def _refusal(self, contestant: Contestant) -> Measured | None:
+        """For who would not fit into memory, or into what is left of the budget."""
+        total, free = _total(contestant), self._free()
+        if total > _SURE_EXCESS * free:
+            reason = f"takes {gib(total):.1f} GiB by the ledger, {gib(free):.1f} GiB are free"
+            return Measured(contestant, reason=reason)
+        step_s = _flops(contestant) / self._flops_per_s
+        steps = WARMUP_STEPS + 1 + (self.repeats or MIN_REPEATS)
+        needed = _START_S + steps * step_s + (_COMPILE_S if contestant.compiled else 0.0)
+        if needed > self._deadline - time.monotonic():
+            return Measured(contestant, not_run_s=needed, reason=f"not run, would take {needed:,.0f} s")
+        return None
+
+    def _lost(self, contestant: Contestant, error: Lost | TimeoutError) -> Measured:
+        if isinstance(error, Lost):
+            return Measured(contestant, reason=str(error))
+        return Measured(contestant, reason=f"stopped: no end within {self.budget_s + _GRACE_S:,.0f} s")
+
+    def _timeout_s(self) -> float:
+        return max(0.0, self._deadline - time.monotonic()) + _GRACE_S
+
+    def _free(self) -> int:
+        if self.machine.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.machine.device)[0]
+        return free_memory()
+
+
+def _batch_size(contestant: Contestant) -> int:
+    return contestant.config.train.batch_size
+
+
+def _flops(contestant: Contestant) -> int:
+    return step_flops(contestant.config).hardware_flops
+
+
+def _total(contestant: Contestant) -> int:
+    ledger = memory_ledger(contestant.config)
+    return (ledger.cola_m_total if ledger.is_cola_m else None) or ledger.plain_total
+
+
+def _held_together(contestants: Sequence[Contestant]) -> int:
+    fixed = [_fixed(contestant) for contestant in contestants]
+    return sum(fixed) + max(_total(c) - f for c, f in zip(contestants, fixed, strict=True))
+
+
+def _fixed(contestant: Contestant) -> int:
+    ledger = memory_ledger(contestant.config)
+    return ledger.weights + ledger.muon_state + ledger.adamw_state

@@ -1,0 +1,185 @@
+"""What `bench` shows: speed, memory and use of the machine, ratios, and the optimizers beside each other."""
+
+from collections.abc import Iterable
+from itertools import groupby
+
+from rich.table import Table
+
+from colakit.records.bench import (
+    BenchRecord,
+    BenchReport,
+    ComparisonRecord,
+    OptimizerBenchRecord,
+    PeerBenchRecord,
+    RatioRecord,
+)
+from colakit.report.runs import figure
+from colakit.report.tables import add_name_column, add_number_column, new_table
+from colakit.units import gib
+
+
+def speed_table(report: BenchReport) -> Table:
+    """How fast everyone was, and where the time went."""
+    first = report.results[0] if report.results else None
+    where = f": {first.device}, attention {first.attention}" if first is not None else ""
+    table = new_table(f"speed{where}")
+    add_name_column(table, "")
+    columns = ("batch", "tokens", "it/s", "paper", "examples/s", "tokens/s", "ms/step", "p10 … p90")
+    for column in (*columns, "forward", "backward", "optimizer", "data", "MFU, %", "turns"):
+        add_number_column(table, column)
+    for r in report.results:
+        paper = f"{r.claim.value:g} {r.claim.unit}" if r.claim is not None else ""
+        spread = f"{r.step_ms_p10:,.0f} … {r.step_ms_p90:,.0f}" if r.step_ms_p10 and r.step_ms_p90 else "n/a"
+        table.add_row(
+            _name(r),
+            str(r.batch_size),
+            str(r.seq_len),
+            figure(r.it_per_s, "{:.3f}"),
+            paper,
+            figure(r.examples_per_s, "{:,.2f}"),
+            figure(r.tokens_per_s, "{:,.0f}"),
+            figure(r.step_ms, "{:,.1f}"),
+            spread,
+            *(figure(ms, "{:,.1f}") for ms in (r.forward_ms, r.backward_ms, r.optimizer_ms, r.data_ms)),
+            figure(_percent(r.mfu_frac), "{:.1f}"),
+            str(r.repeats),
+        )
+    for peer in report.peers:
+        its = 1000.0 / peer.step_ms if peer.step_ms else None
+        table.add_row(
+            peer.name,
+            str(peer.batch_size),
+            str(peer.seq_len),
+            figure(its, "{:.3f}"),
+            "",
+            figure(its and its * peer.batch_size, "{:,.2f}"),
+            figure(peer.tokens_per_s, "{:,.0f}"),
+            figure(peer.step_ms, "{:,.1f}"),
+            *("",) * 6,
+            str(peer.repeats),
+        )
+    return table
+
+
+def memory_table(report: BenchReport) -> Table:
+    """What everyone held."""
+    table = new_table("memory, GiB")
+    add_name_column(table, "")
+    columns = ("peak", "reserved", "device", "weights", "gradients", "optimizer", "activations")
+    for column in ("batch", *columns, "allocator retries"):
+        add_number_column(table, column)
+    for r in report.results:
+        held = (r.peak_memory_gib, r.reserved_gib, r.device_gib, r.weights_gib, r.gradients_gib, r.optimizer_gib)
+        cells = (figure(n, "{:.3f}") for n in (*held, r.activations_gib))
+        table.add_row(_name(r), str(r.batch_size), *cells, figure(r.alloc_retries, "{:d}"))
+    for peer in report.peers:
+        table.add_row(peer.name, str(peer.batch_size), figure(peer.peak_memory_gib, "{:.3f}"))
+    return table
+
+
+def use_table(report: BenchReport) -> Table:
+    """How busy the machine was, and how steady."""
+    table = new_table("use of the machine")
+    add_name_column(table, "")
+    columns = ("GPU, %", "± %", "GPU memory busy, %", "W", "GB/s", "CPU, %", "spread of steps, %")
+    for column in ("batch", *columns):
+        add_number_column(table, column)
+    for r in report.results:
+        busy = (r.gpu_util_frac, r.gpu_util_spread_frac, r.memory_busy_frac)
+        table.add_row(
+            _name(r),
+            str(r.batch_size),
+            *(figure(_percent(share), "{:.1f}") for share in busy),
+            figure(r.power_w, "{:.0f}"),
+            figure(r.gb_per_s, "{:.0f}"),
+            figure(_percent(r.cpu_util_frac), "{:.0f}"),
+            figure(_percent(r.step_spread_frac), "{:.1f}"),
+        )
+    return table
+
+
+def ratio_table(records: Iterable[RatioRecord]) -> Table:
+    """Of two contestants each."""
+    table = new_table("ratios, all of this run")
+    add_name_column(table, "")
+    add_name_column(table, "over")
+    for column in ("batch", "tokens/s", "paper", "peak memory"):
+        add_number_column(table, column)
+    for r in records:
+        paper = "" if r.paper is None else f"{r.paper:.2f}"
+        memory = figure(r.peak_memory, "{:.2f}")
+        table.add_row(r.of, r.over, str(r.batch_size), f"{r.tokens_per_s:.2f}", paper, memory)
+    return table
+
+
+def comparison_table(records: Iterable[ComparisonRecord]) -> Table:
+    """Before and after."""
+    table = new_table("after over before")
+    add_name_column(table, "")
+    for column in ("batch", "tokens", "tokens/s before", "after", "speed", "peak memory"):
+        add_number_column(table, column)
+    add_name_column(table, "")
+    for r in records:
+        table.add_row(
+            r.name,
+            str(r.batch_size),
+            str(r.seq_len),
+            f"{r.before_tokens_per_s:,.0f}",
+            figure(r.after_tokens_per_s, "{:,.0f}"),
+            figure(r.speed, "{:.3f}"),
+            figure(r.peak_memory, "{:.3f}"),
+            "worse" if r.is_worse else "",
+        )
+    return table
+
+
+def bench_notes(report: BenchReport) -> list[str]:
+    """What was not measured and why, and by what shares are meant."""
+    everyone: list[BenchRecord | PeerBenchRecord] = [*report.results, *report.peers]
+    of = {id(r): f"{r.name if isinstance(r, PeerBenchRecord) else r.preset}, batch {r.batch_size}" for r in everyone}
+    reasons = sorted((r for r in everyone if r.reason), key=lambda r: r.reason or "")
+    notes = [
+        f"{reason}: {'; '.join(of[id(r)] for r in same)}." for reason, same in groupby(reasons, lambda r: r.reason)
+    ]
+    if any(r.step_ms for r in report.results):
+        notes.append(
+            f"MFU is of {report.peak.matmul_flops_per_s / 1e12:.3g} TFLOP/s, what a square product reaches here in "
+            f"{report.peak.dtype}. The paper's figures are of an RTX 4090: compare ratios."
+        )
+    return notes
+
+
+def optimizer_table(r: OptimizerBenchRecord) -> Table:
+    """Muon's step beside its alternatives."""
+    table = new_table(f"Optimizers on the {r.matrices} matrices of {r.preset}: {r.device}, {r.repeats} repeats")
+    add_name_column(table, "")
+    for column in ("ms/step", "× Muon's"):
+        add_number_column(table, column)
+    rows = {
+        f"Muon ({r.dtype})": r.muon_ms,
+        "Muon, textbook form": r.textbook_ms,
+        "torch.optim.Muon": r.torch_muon_ms,
+        "AdamW": r.adamw_ms,
+    }
+    for name, ms in rows.items():
+        table.add_row(name, f"{ms:,.1f}", f"{ms / r.muon_ms:.2f}")
+    return table
+
+
+def optimizer_notes(r: OptimizerBenchRecord) -> list[str]:
+    """Work, memory, and how a figure was had."""
+    return [
+        f"Muon: {r.muon_flops / 1e9:,.1f} GFLOP of Newton–Schulz, {r.muon_flops / r.muon_ms / 1e6:,.0f} GFLOP/s.",
+        f"Its state is 1× the {r.parameters:,} parameters, {gib(r.state_bytes):.3f} GiB; a step's workspace "
+        f"{gib(r.workspace_bytes):.3f} GiB.",
+        *([f"{r.reason}."] if r.reason else []),
+        *(["Fewer than 5 repeats: expect the ratios to move by a quarter."] if r.repeats < 5 else []),
+    ]
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100.0 * share
+
+
+def _name(r: BenchRecord) -> str:
+    return f"{r.preset}, compiled" if r.compiled else r.preset

@@ -1,0 +1,90 @@
+"""Two reports beside each other."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colakit.analysis.regression import compare, differences, read_report
+from colakit.errors import RunError
+
+
+def entry(preset: str, speed: float | None, memory: float | None = 1.0, **changes: Any) -> dict[str, Any]:
+    values = {"preset": preset, "batch_size": 4, "seq_len": 8, "dtype": "float32", "compiled": False}
+    return {**values, "tokens_per_s": speed, "peak_memory_gib": memory, **changes}
+
+
+def report(*results: dict[str, Any], peers: tuple[dict[str, Any], ...] = (), **machine: Any) -> dict[str, Any]:
+    named = {"cpu": "x", "cpu_capability": "AVX2", "threads": 2, "gpu": None, "driver": None, "cuda": None}
+    return {
+        "schema": 1,
+        "kind": "bench_report",
+        "machine": {**named, "packages": {"torch": "2.13"}, **machine},
+        "results": list(results),
+        "peers": list(peers),
+    }
+
+
+def worse(before: dict[str, Any], after: dict[str, Any], threshold: float = 0.05) -> dict[str, bool]:
+    return {r.name: r.is_worse for r in compare(before, after, threshold)}
+
+
+@pytest.mark.parametrize(("speed", "memory", "is_worse"), [(96, 1.04, False), (94, 1.0, True), (200, 1.06, True)])
+def test_worse_is_slower_or_larger_by_more_than_the_threshold(speed: float, memory: float, is_worse: bool) -> None:
+    found = compare(report(entry("cola", 100.0)), report(entry("cola", speed, memory)), 0.05)
+    assert [(r.speed, r.peak_memory, r.is_worse) for r in found] == [(speed / 100, memory, is_worse)]
+
+
+def test_everyone_meets_his_own_kind() -> None:
+    before = report(
+        entry("cola", 100.0),
+        entry("cola", 200.0, None, compiled=True),
+        entry("cola", 300.0, batch_size=8),
+        entry("gone", 5.0),
+        entry("never", None),
+        peers=(entry("original", 50.0, name="hf-llama"),),
+    )
+    after = report(
+        entry("cola", 300.0, batch_size=8),
+        entry("cola", 100.0, compiled=True),
+        entry("cola", 101.0),
+        entry("new", 1.0),
+        peers=(entry("original", 49.0, name="hf-llama"),),
+    )
+    found = [(r.name, r.batch_size, r.speed, r.is_worse) for r in compare(before, after, 0.05)]
+    assert found == [
+        ("cola", 4, 1.01, False),
+        ("cola, compiled", 4, 0.5, True),
+        ("cola", 8, 1.0, False),
+        ("gone", 4, None, True),
+        ("hf-llama", 4, 0.98, False),
+    ]
+
+
+def test_other_machines_are_told() -> None:
+    assert differences(report(), report()) == []
+    told = differences(report(), report(threads=4, packages={"torch": "2.14"}))
+    assert told == [
+        "threads: 2 before, 4 after",
+        "packages: {'torch': '2.13'} before, {'torch': '2.14'} after",
+    ]
+
+
+def test_what_cannot_be_compared_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no speed to compare with"):
+        compare(report(entry("cola", None)), report(), 0.05)
+    path = tmp_path / "a.json"
+    with pytest.raises(RunError, match=r"a\.json cannot be read as a report: .*colakit bench --out"):
+        read_report(path)
+    for content, message in (
+        ("{", "cannot be read as a report"),
+        ("[]", "is no report of colakit bench"),
+        ('{"kind": "params"}', "is no report of colakit bench"),
+        (json.dumps({**report(), "schema": 0}), "another version"),
+    ):
+        path.write_text(content)
+        with pytest.raises(RunError, match=message):
+            read_report(path)
+    path.write_text(json.dumps(report()))
+    assert read_report(path) == report()

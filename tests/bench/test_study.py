@@ -1,0 +1,187 @@
+"""Who takes a turn when, within which budget, and what is said of those who do not. On a clock of our own."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from colakit.bench import study as studying
+from colakit.bench.contestant import Contestant
+from colakit.bench.course import Figures
+from colakit.bench.study import MIN_REPEATS, Measured, Study
+from colakit.bench.worker import OUT_OF_MEMORY, Lost
+from colakit.build import Machine
+from tests.bench.tiny import CPU, contestant, figures
+
+GIB = 2**30
+
+
+def never(_: Contestant) -> BaseException | None:
+    return None
+
+
+@dataclass
+class Hall:
+    """Where everyone waits: a step takes `step_s`, a process 2 s to start; who warms up or turns is written down."""
+
+    step_s: Callable[[Contestant], float] = lambda _: 1.0
+    failing: Callable[[Contestant], BaseException | None] = never
+    failing_turn: int = 0
+    now: float = 0.0
+    log: list[str] = field(default_factory=list)
+    alive: set[int] = field(default_factory=set)
+    most_alive: int = 0
+
+    def install(self, monkeypatch: pytest.MonkeyPatch, free_gib: float = 64.0) -> "Hall":
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        monkeypatch.setattr(studying, "started", self.started)
+        monkeypatch.setattr(studying, "free_memory", lambda: int(free_gib * GIB))
+        return self
+
+    @contextmanager
+    def started(self, of: Contestant, machine: Machine) -> Iterator["Seat"]:
+        seat = Seat(self, of)
+        self.now += 2.0
+        self.alive.add(id(seat))
+        self.most_alive = max(self.most_alive, len(self.alive))
+        yield seat
+        self.alive.remove(id(seat))
+
+
+@dataclass
+class Seat:
+    hall: Hall
+    of: Contestant
+    times: list[float] = field(default_factory=list)
+    turns: int = 0
+
+    def warm_up(self, timeout_s: float) -> float:
+        self.hall.log.append(f"warm {self.of.name} {self.of.config.train.batch_size}")
+        if self.hall.failing_turn == 0 and (error := self.hall.failing(self.of)):
+            raise error
+        self.hall.now += 3 * self.hall.step_s(self.of)
+        return self.hall.step_s(self.of)
+
+    def turn(self, n_steps: int, timeout_s: float) -> float:
+        self.turns += 1
+        self.hall.log.append(f"{self.of.name} {self.of.config.train.batch_size}")
+        if self.turns == self.hall.failing_turn and (error := self.hall.failing(self.of)):
+            raise error
+        self.hall.now += n_steps * self.hall.step_s(self.of)
+        self.times += [self.hall.step_s(self.of)] * n_steps
+        return n_steps * self.hall.step_s(self.of)
+
+    def figures(self, timeout_s: float) -> Figures:
+        return figures(*self.times)
+
+
+def run(
+    *everyone: Contestant, budget_s: float = 1000.0, repeats: int | None = None, peak: float = 1e15
+) -> list[Measured]:
+    return list(Study(CPU, peak, budget_s, repeats, watch=lambda _: None).run(everyone))
+
+
+def sized(preset: str, size: int) -> Contestant:
+    return contestant(preset, f"train.batch_size={size}")
+
+
+def test_turns_are_interleaved_at_each_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    hall = Hall().install(monkeypatch)
+    found = run(sized("cola", 4), sized("original", 2), sized("cola", 2), repeats=3)
+    assert hall.log == [
+        *("warm original 2", "warm cola 2"),
+        *("original 2", "cola 2") * 3,
+        *("warm cola 4", "cola 4", "cola 4", "cola 4"),
+    ]
+    assert [(m.contestant.name, m.repeats) for m in found] == [("original", 3), ("cola", 3), ("cola", 3)]
+    assert all(m.figures is not None and m.reason is None for m in found)
+    assert hall.most_alive == 2
+
+
+def test_at_least_three_turns_then_as_many_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    hall = Hall().install(monkeypatch)
+    (few,) = run(sized("cola", 2), budget_s=20.0)
+    assert few.repeats == MIN_REPEATS == 3 or hall.now <= 20.0
+    assert hall.now <= 20.0
+    hall.now = 0.0
+    (some,) = run(sized("cola", 2), budget_s=18.5)
+    assert some.repeats == 13, "2 s to start, 3 steps to warm up, 13 turns of 1 s"
+    hall.now = 0.0
+    (many,) = run(sized("cola", 2), budget_s=500.0)
+    assert many.repeats == 15, "and not for ever"
+
+
+def test_every_batch_size_has_its_share_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """35 s for the first, 2 to start, 3 steps of 2 to warm up, 13 turns; then 35 for steps of 4, after 2 and 12."""
+    Hall(step_s=lambda c: c.config.train.batch_size).install(monkeypatch)
+    found = run(sized("cola", 2), sized("cola", 4), budget_s=70.5)
+    assert [m.repeats for m in found] == [13, 5]
+
+
+def test_short_steps_make_long_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    Hall(step_s=lambda _: 0.06).install(monkeypatch)
+    (found,) = run(sized("cola", 2), repeats=3)
+    assert found.figures is not None
+    assert len(found.figures.times) == 3 * 9, "half a second each"
+
+
+def test_what_cannot_fit_is_listed_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second takes four times the first's operations, of which the first has shown how long they take."""
+    hall = Hall(step_s=lambda c: c.config.train.batch_size / 2).install(monkeypatch)
+    small, large = run(sized("cola", 2), sized("cola", 64), budget_s=100.0)
+    assert small.figures is not None
+    assert large.figures is None
+    assert large.not_run_s == pytest.approx(10.0 + (2 + 1 + 3) * 32.0, rel=0.01)
+    assert large.reason == f"not run, would take {large.not_run_s:,.0f} s"
+    assert hall.log[-1] == "cola 2"
+
+
+def test_a_slow_machine_is_foreseen_by_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    hall = Hall().install(monkeypatch)
+    (found,) = run(sized("cola", 2), peak=1e3)
+    assert found.not_run_s is not None
+    assert found.not_run_s > 1000.0
+    assert not hall.log
+
+
+def test_compiling_is_counted_and_tells_nothing_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    Hall(step_s=lambda c: 0.001 if c.compiled else 1.0).install(monkeypatch)
+    eager, compiled = sized("cola", 2), replace(sized("cola", 2), compiled=True)
+    found = run(eager, compiled, budget_s=60.0)
+    assert {m.contestant.name: m.not_run_s is None for m in found} == {"cola": True, "cola, compiled": False}
+
+
+@pytest.mark.parametrize("turn", [0, 2])
+def test_who_is_lost_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, turn: int) -> None:
+    def lost(c: Contestant) -> BaseException | None:
+        return Lost(OUT_OF_MEMORY) if c.name == "original" else None
+
+    Hall(failing=lost, failing_turn=turn).install(monkeypatch)
+    found = {m.contestant.name: m for m in run(sized("original", 2), sized("cola", 2), repeats=4)}
+    assert (found["original"].figures, found["original"].reason) == (None, OUT_OF_MEMORY)
+    assert found["cola"].repeats == 4
+    assert found["cola"].figures is not None
+
+
+def test_who_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    Hall(failing=lambda _: TimeoutError()).install(monkeypatch)
+    (found,) = run(sized("cola", 2), budget_s=30.0)
+    assert found.reason == "stopped: no end within 90 s"
+
+
+def test_what_the_ledger_refuses_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    hall = Hall().install(monkeypatch, free_gib=0.0001)
+    (found,) = run(sized("cola", 512))
+    assert found.reason is not None
+    assert found.reason.endswith("GiB by the ledger, 0.0 GiB are free")
+    assert not hall.log
+
+
+def test_who_does_not_fit_beside_the_others_comes_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studying, "_total", lambda _: 5 * GIB)
+    monkeypatch.setattr(studying, "_fixed", lambda _: 2 * GIB)
+    hall = Hall().install(monkeypatch, free_gib=7.5)
+    run(*(sized(preset, 2) for preset in ("original", "cola", "cola-fan")), repeats=1)
+    assert hall.log == ["warm original 2", "warm cola 2", "original 2", "cola 2", "warm cola-fan 2", "cola-fan 2"]
+    assert hall.most_alive == 2

@@ -1,0 +1,69 @@
+"""A process for each contestant: what is asked is answered, and how it ends is told."""
+
+import multiprocessing
+import os
+import signal
+from typing import Any
+
+import pytest
+import torch
+
+from colakit.bench import worker as worker_module
+from colakit.bench.worker import KILLED, OUT_OF_MEMORY, Lost, serve, started
+from tests.bench.tiny import CPU, contestant
+
+
+def test_a_contestant_warms_up_takes_turns_and_tells() -> None:
+    with started(contestant("cola", "train.batch_size=2"), CPU) as worker:
+        assert worker.warm_up(60.0) > 0
+        assert worker.turn(2, 60.0) > 0
+        worker.turn(1, 60.0)
+        assert len(worker.figures(60.0).times) == 3
+        process = worker._process
+    assert not process.is_alive()
+
+
+def test_one_that_is_killed_is_lost() -> None:
+    with started(contestant("cola"), CPU) as worker:
+        worker.warm_up(60.0)
+        assert worker._process.pid is not None
+        os.kill(worker._process.pid, signal.SIGKILL)
+        with pytest.raises(Lost, match=KILLED):
+            worker.turn(1, 60.0)
+
+
+def test_an_answer_that_takes_too_long_is_no_answer() -> None:
+    with started(contestant("cola"), CPU) as worker, pytest.raises(TimeoutError):
+        worker.warm_up(0.0)
+
+
+class Failing:
+    """A course that cannot be begun."""
+
+    error: BaseException
+
+    def __init__(self, *_: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    ],
+    ids=["cuda", "python", "torch-cpu"],
+)
+def test_a_lack_of_memory_is_an_answer(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    monkeypatch.setattr(worker_module, "Course", type("Fails", (Failing,), {"error": error}))
+    ours, theirs = multiprocessing.Pipe()
+    serve(theirs, contestant(), CPU)
+    assert ours.recv() == OUT_OF_MEMORY
+
+
+def test_another_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "Course", type("Fails", (Failing,), {"error": RuntimeError("mat1 and mat2")}))
+    _, theirs = multiprocessing.Pipe()
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        serve(theirs, contestant(), CPU)
