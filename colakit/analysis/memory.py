@@ -4,8 +4,8 @@ Activations are the storages that eager PyTorch keeps between forward and backwa
 computed, with its gradients. Left out: gradients of activations behind it, which replace what they are made from, what
 a kernel needs while it runs, the allocator's rounding, and on CUDA the context.
 
-Devices differ. On a CPU an RMSNorm is made of single operations and keeps its normalised input too, dropout keeps its
-mask in the type of its input, and the attention's output is copied for its projection. On CUDA each is one kernel.
+Devices differ. On a CPU dropout keeps its mask in the type of its input, and the attention's output is copied for its
+projection. On CUDA each is one kernel.
 Attention leaves the fused kernels for single operations, which keep n² weights, on a CPU with dropout inside it, and on
 CUDA in float32 with fewer key and value heads than query heads.
 
@@ -48,14 +48,15 @@ def memory_ledger(config: RunConfig) -> MemoryRecord:
     workspace = _loss_workspace(model, precision, tokens, chunked_logits)
     by_input, by_weights = _loss_gradients(model, precision, tokens)
     loss = copies + chunked_logits + workspace + by_input + by_weights
+    # The gradient of weights that are the embedding's too waits for the other half, which comes last.
+    waiting = by_weights if model.tie_embeddings else 0
     fixed = 2 * weights + muon_state + adamw_state
     plain_total = fixed + plain + loss
     cola_m = cola_m_total = peak = None
     if model.linear == "cola":
         cola_m = sum(stage.cola_m_bytes or 0 for stage in activations)
-        # Autocast keeps its copies until the forward pass ends. The gradient of weights that are the embedding's too
-        # waits for the other half, which comes last.
-        peaks = {"loss": loss, "block": block + (by_weights if model.tie_embeddings else 0)}
+        # Autocast keeps its copies until the forward pass ends.
+        peaks = {"loss": loss, "block": block + waiting + tokens * _first_gradients(model, precision)}
         peak = max(peaks, key=lambda name: peaks[name])
         cola_m_total = fixed + cola_m + peaks[peak]
     return MemoryRecord(
@@ -119,7 +120,7 @@ def _block(model: ModelConfig, depth: int, p: Precision) -> dict[Stage, int]:
     qkv = [layers["q"], layers["k"], layers["v"]]
     d, d_ff, item = model.d_model, model.d_ff, p.itemsize
     stages = dict.fromkeys(STAGES, 0)
-    stages["norms"] = _norms_around(model, depth) * _norm(d, 1, FLOAT32_BYTES, p)
+    stages["norms"] = _norms_around(model, depth) * _norm(d, 1, FLOAT32_BYTES)
     stages["qkv"] = item * d + _low_rank(qkv, p, dropout=model.fan_dropout > 0) + _fan_arguments(model, qkv, p)
     if "fan" in layers:  # autocast copies its input for each of its two products
         copies = 2 if p.dtype == "bfloat16" else 1
@@ -128,7 +129,7 @@ def _block(model: ModelConfig, depth: int, p: Precision) -> dict[Stage, int]:
     stages["o"] = _low_rank([layers["o"]], p) + _dropout_mask(d, item, p, active=model.post_attention_dropout > 0)
     if p.device == "cpu" or _is_unfused(model, p):  # heads lie apart, and are copied side by side
         stages["o"] += item * d
-    stages["gate_up"] = item * (d + 3 * d_ff) + _low_rank([layers["gate_up"]], p)
+    stages["gate_up"] = item * (d + 2 * d_ff) + _low_rank([layers["gate_up"]], p)
     stages["down"] = item * d_ff + _low_rank([layers["down"]], p)
     if model.norm == "listing":  # the gate multiplies the feed-forward's output
         stages["down"] += item * d
@@ -139,9 +140,9 @@ def _norms_around(model: ModelConfig, depth: int) -> int:
     return 1 if model.norm == "hybrid" and depth > 0 else 2
 
 
-def _norm(width: int, groups: int, itemsize: int, p: Precision) -> int:
-    """An RMSNorm: input and 1/RMS of each group; on a CPU the input in float32, and the normalised one."""
-    return 4 * groups + (2 * FLOAT32_BYTES * width if p.device == "cpu" else itemsize * width)
+def _norm(width: int, groups: int, itemsize: int) -> int:
+    """An RMSNorm: its input, and 1/RMS of each group."""
+    return FLOAT32_BYTES * groups + itemsize * width
 
 
 def _dropout_mask(width: int, itemsize: int, p: Precision, *, active: bool) -> int:
@@ -164,7 +165,7 @@ def _attention(model: ModelConfig, p: Precision) -> int:
     d, kv, item = model.d_model, model.kv_width, p.itemsize
     widths = ((d, model.n_heads), (kv, model.n_kv_heads), (kv, model.n_kv_heads))
     if model.effective_qkv_norm == "rms":
-        normed = sum(_norm(width, heads, item, p) for width, heads in widths)
+        normed = sum(_norm(width, heads, item) for width, heads in widths)
     elif model.effective_qkv_norm == "l2":  # CUDA's autocast takes the length of a float32 copy
         upcast = p.device == "cuda" and p.dtype == "bfloat16"
         normed = sum((item + 4 * upcast) * width + 2 * (4 if upcast else item) * heads for width, heads in widths)
@@ -190,11 +191,20 @@ def _ends(model: ModelConfig, p: Precision) -> dict[Stage, int]:
     """Outside the blocks: token ids, final norm, and the head's first factor: its input, and A·x."""
     stages = dict.fromkeys(STAGES, 0)
     stages["embedding"] = _INT64
-    stages["norms"] = _norm(model.d_model, 1, FLOAT32_BYTES, p)
+    stages["norms"] = _norm(model.d_model, 1, FLOAT32_BYTES)
     stages["norms"] += _dropout_mask(model.d_model, FLOAT32_BYTES, p, active=model.final_dropout > 0)
     if model.linear == "cola" and not model.tie_embeddings:
         stages["head"] = p.itemsize * (model.d_model + model.rank_of(model.d_model))
     return stages
+
+
+def _first_gradients(model: ModelConfig, p: Precision) -> int:
+    """While a whole block is there: by the feed-forward's hidden state; in bfloat16 by the residual stream too, twice.
+
+    In float32 those take the place of what the head has kept.
+    """
+    residual = 0 if p.dtype == "float32" else (2 * FLOAT32_BYTES + p.itemsize) * model.d_model
+    return p.itemsize * model.d_ff + residual
 
 
 def _kept_by_cola_m(model: ModelConfig, p: Precision) -> dict[Stage, int]:
