@@ -62,6 +62,12 @@ def pick_machine(config: RunConfig) -> Machine:
     return Machine(device, dtype, _pick_attention(config.model.attention, device, dtype))
 
 
+def on_machine(config: RunConfig, machine: Machine) -> RunConfig:
+    """`config` with the device and type that ``auto`` comes to there, for what is counted in closed form."""
+    found = {"device": machine.device.type, "dtype": str(machine.dtype).removeprefix("torch.")}
+    return config.model_copy(update={"train": config.train.model_copy(update=found)})
+
+
 def _pick_attention(choice: AttentionName | Literal["auto"], device: torch.device, dtype: torch.dtype) -> AttentionName:
     installed = importlib.util.find_spec("flash_attn") is not None
     usable = installed and device.type == "cuda" and dtype == torch.bfloat16

@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from colakit.bench.contestant import Contestant
 from colakit.bench.peaks import measure_peaks
 from colakit.bench.report import bench_record, peer_record, ratios
 from colakit.bench.study import Study, Watch
-from colakit.build import Machine, pick_machine
+from colakit.build import Machine, on_machine, pick_machine
+from colakit.config.schema import RunConfig
+from colakit.errors import ConfigError, Problem
 from colakit.host import describe_machine
 from colakit.records.bench import BenchReport
 
@@ -17,10 +20,11 @@ def run_bench(
 ) -> BenchReport:
     """Measure `contestants`, at least one, within `budget_s` seconds; `repeats` turns each, or as many as fit.
 
-    Raises ConfigError where the device that is asked for is not there.
+    Raises ConfigError where the device that is asked for is not there, or not everyone asks for the same.
     """
     began = time.monotonic()
-    machine: Machine = pick_machine(contestants[0].config)
+    machine = _shared_machine([contestant.config for contestant in contestants])
+    contestants = [replace(c, config=on_machine(c.config, machine)) for c in contestants]
     watch("the peaks of this machine")
     peak = measure_peaks(machine)
     study = Study(machine, peak.matmul_flops_per_s, budget_s, repeats, watch)
@@ -36,3 +40,13 @@ def run_bench(
         peers=peers,
         ratios=tuple(ratios(results, peers)),
     )
+
+
+def _shared_machine(configs: Sequence[RunConfig]) -> Machine:
+    wanted = {(c.train.device, c.train.dtype, c.model.attention): c for c in configs}
+    machines = {pick_machine(config): config.preset for config in wanted.values()}
+    if len(machines) > 1:
+        rule = "presets of one run are measured on one device, in one type, with one attention"
+        fix = "Measure them by themselves, or --set train.device, train.dtype and model.attention for all."
+        raise ConfigError([Problem("--preset", list(machines.values()), rule, fix)])
+    return next(iter(machines))

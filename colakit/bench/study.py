@@ -124,7 +124,10 @@ class Study:
                     ready.remove(each)
                     yield self._lost(each.contestant, error)
         for each in ready:
-            yield Measured(each.contestant, each.worker.figures(_GRACE_S), repeats=turns)
+            try:
+                yield Measured(each.contestant, each.worker.figures(_GRACE_S), repeats=turns)
+            except (Lost, TimeoutError) as error:
+                yield self._lost(each.contestant, error)
 
     def _is_enough(self, turns: int, round_s: float, ends: float) -> bool:
         if self.repeats is not None:
@@ -170,6 +173,8 @@ def _flops(contestant: Contestant) -> int:
 
 def _total(contestant: Contestant) -> int:
     ledger = memory_ledger(contestant.config)
+    if contestant.peer == "hf-llama":  # whole logits, in float32, with their log-probabilities and gradients
+        return ledger.plain_total - ledger.chunked_logits + 3 * ledger.logits
     return (ledger.cola_m_total if ledger.is_cola_m else None) or ledger.plain_total
 
 

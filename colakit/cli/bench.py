@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -18,6 +18,7 @@ from colakit.errors import ConfigError, Problem, RunError
 from colakit.paper.methods import TABLE_3_BATCHES
 from colakit.paper.optimizers import ADAMW_PRESET, MUON_PRESET
 from colakit.records.base import SCHEMA_VERSION, to_json
+from colakit.records.bench import BenchReport
 from colakit.report.bench import (
     bench_notes,
     comparison_table,
@@ -29,6 +30,9 @@ from colakit.report.bench import (
     use_table,
 )
 from colakit.report.tables import print_json, print_note, print_table, stderr_console
+
+if TYPE_CHECKING:  # it comes with torch
+    from colakit.bench.contestant import Contestant
 
 OPTIMIZER_PRESET = "cola-fan"
 """Its matrices are those of Table 4's last four rows."""
@@ -97,9 +101,7 @@ def bench(
         return
     if optimizer_only:
         useless = {"--batch-sizes": batch_sizes, "--seq-len": seq_len, "--peer": peers, "--all": everything}
-        for name, value in {**useless, "--compile": compiled, "--out": out}.items():
-            if value:
-                raise typer.BadParameter("has no part in --optimizer-only: leave it out.", param_hint=name)
+        _refuse_useless({**useless, "--compile": compiled, "--out": out})
         if len(presets or []) > 1:
             raise typer.BadParameter("--optimizer-only takes one.", param_hint="--preset")
         _optimizer((presets or [OPTIMIZER_PRESET])[0], repeats or 9, smoke=smoke, sets=sets or [], json=json)
@@ -116,32 +118,47 @@ def bench(
     def config(name: str, size: int) -> RunConfig:
         return resolve(name, smoke_run=smoke, sets=[*more, f"train.batch_size={size}"]).config
 
-    # All go through the rules, so that a wrong one is refused before any is measured.
-    configs = [config(name, size) for size in sizes for name in dict.fromkeys(names)]
-    from colakit.bench.contestant import Contestant
+    contestants = _contestants(list(dict.fromkeys(names)), sizes, config, compiled=compiled, peers=peers or [])
     from colakit.bench.run import run_bench
 
-    contestants = [Contestant(c, compiled=way) for c in configs for way in ((False, True) if compiled else (False,))]
-    for peer in dict.fromkeys(peers or []):
-        if peer not in _PEERS:
-            raise typer.BadParameter(f"{peer!r} is neither {' nor '.join(_PEERS)}.", param_hint="--peer")
+    with _progress() as watch:
+        report = run_bench(contestants, budget_s=budget_s, repeats=repeats, watch=watch)
+    if out is not None:
+        write_report(out, report.to_dict())
+    if json:
+        print_json(report.to_dict())
+    else:
+        _print_report(report)
+
+
+def _contestants(
+    names: list[str],
+    sizes: list[int],
+    config: Callable[[str, int], RunConfig],
+    *,
+    compiled: bool,
+    peers: list[str],
+) -> list["Contestant"]:
+    """Everyone; all go through the rules here, so that a wrong one is refused before any is measured."""
+    from colakit.bench.contestant import Contestant
+
+    configs = [config(name, size) for size in sizes for name in names]
+    everyone = [Contestant(c, compiled=way) for c in configs for way in ((False, True) if compiled else (False,))]
+    for peer in dict.fromkeys(peers):
         if peer == "hf-llama":
-            shape = next((c.preset for c in configs if c.model.linear == "dense"), "original")
-            shaped = [config(shape if shape in names else "original", size) for size in sizes]
-            contestants += [Contestant(c, peer="hf-llama") for c in shaped]
-        else:
+            shape = next((name for name in names if config(name, sizes[0]).model.linear == "dense"), "original")
+            everyone += [Contestant(config(shape, size), peer="hf-llama") for size in sizes]
+        elif peer == "torch-muon":
             by_muon = [c for c in configs if c.optim.optimizer == "muon"]
             if not by_muon:
                 raise typer.BadParameter("torch-muon needs a preset that trains with Muon.", param_hint="--peer")
-            contestants += [Contestant(c, peer="torch-muon") for c in by_muon]
-    with _progress() as watch:
-        report = run_bench(contestants, budget_s=budget_s, repeats=repeats, watch=watch)
-    values = report.to_dict()
-    if out is not None:
-        write_report(out, values)
-    if json:
-        print_json(values)
-        return
+            everyone += [Contestant(c, peer="torch-muon") for c in by_muon]
+        else:
+            raise typer.BadParameter(f"{peer!r} is neither {' nor '.join(_PEERS)}.", param_hint="--peer")
+    return everyone
+
+
+def _print_report(report: BenchReport) -> None:
     print_table(speed_table(report))
     print_table(memory_table(report))
     print_table(use_table(report))
@@ -149,6 +166,12 @@ def bench(
         print_table(ratio_table(report.ratios))
     for note in bench_notes(report):
         print_note(note)
+
+
+def _refuse_useless(given: dict[str, object]) -> None:
+    for name, value in given.items():
+        if value:
+            raise typer.BadParameter("has no part in --optimizer-only: leave it out.", param_hint=name)
 
 
 @app.command()

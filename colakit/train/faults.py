@@ -1,5 +1,6 @@
 """What a run says where memory or disk runs out, and how to go on with it."""
 
+from colakit.build import on_machine, pick_machine
 from colakit.checkpoint.folders import Checkpoints, step_of
 from colakit.config.schema import RunConfig
 from colakit.errors import disk_fault
@@ -17,7 +18,7 @@ def describe_fault(error: BaseException, folder: RunFolder, config: RunConfig, s
     """What ran out in the making of `step`, and what to do about it."""
     if isinstance(error, OSError):
         return disk_fault(folder.root, error)
-    return f"Out of memory at step {step}, {out_of_memory_advice(config)}"
+    return f"Out of memory at step {step}, {out_of_memory_advice(on_machine(config, pick_machine(config)))}"
 
 
 def how_to_go_on(folder: RunFolder) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from colakit.analysis.memory import memory_ledger
 from colakit.bench import study as studying
 from colakit.bench.contestant import Contestant
 from colakit.bench.course import Figures
@@ -185,3 +186,25 @@ def test_who_does_not_fit_beside_the_others_comes_after_them(monkeypatch: pytest
     run(*(sized(preset, 2) for preset in ("original", "cola", "cola-fan")), repeats=1)
     assert hall.log == ["warm original 2", "warm cola 2", "original 2", "cola 2", "warm cola-fan 2", "cola-fan 2"]
     assert hall.most_alive == 2
+
+
+def test_who_is_lost_at_the_end_does_not_take_the_others_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    Hall().install(monkeypatch)
+    honest = Seat.figures
+
+    def figures_(self: Seat, timeout_s: float) -> Figures:
+        if self.of.name == "original":
+            raise Lost(OUT_OF_MEMORY)
+        return honest(self, timeout_s)
+
+    monkeypatch.setattr(Seat, "figures", figures_)
+    found = {m.contestant.name: m for m in run(sized("original", 2), sized("cola", 2), repeats=1)}
+    assert (found["original"].figures, found["original"].reason) == (None, OUT_OF_MEMORY)
+    assert found["cola"].figures is not None
+
+
+def test_a_llama_is_known_to_hold_its_logits_whole() -> None:
+    of = sized("original", 2)
+    ledger = memory_ledger(of.config)
+    more = studying._total(replace(of, peer="hf-llama")) - studying._total(of)
+    assert more == 3 * ledger.logits - ledger.chunked_logits > 0

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 import colakit as package
+from colakit.cli import bench as bench_command
 from colakit.cli import params as params_command
 from colakit.cli.app import main
+from colakit.config.load import resolve
 
 Run = Callable[..., Any]  # Any: conftest's Outcome, which cannot be imported from here
 
@@ -210,3 +212,19 @@ def test_a_report_that_is_not_there_is_one_message(colakit: Run) -> None:
     outcome = colakit("bench", "compare", "nowhere.json", "nowhere.json")
     assert outcome.code == 2
     assert outcome.err.startswith("Error: nowhere.json cannot be read as a report")
+
+
+def test_the_peer_takes_the_shape_of_a_dense_preset_file(tmp_path: Path) -> None:
+    """And `original`'s where no dense preset is asked for."""
+    own = tmp_path / "mine.toml"
+    own.write_text('base = "original"\n[model]\nn_layers = 3\n')
+
+    def config(name: str, size: int) -> Any:
+        return resolve(name, sets=[f"train.batch_size={size}"]).config
+
+    for names, n_layers in ((["cola", str(own)], 3), (["cola"], 12)):
+        everyone = bench_command._contestants(names, [2, 4], config, compiled=False, peers=["hf-llama"])
+        shapes = [
+            (c.config.model.linear, c.config.model.n_layers, c.config.train.batch_size) for c in everyone if c.peer
+        ]
+        assert shapes == [("dense", n_layers, 2), ("dense", n_layers, 4)]

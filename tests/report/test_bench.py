@@ -1,10 +1,6 @@
 """The tables of `bench`: every figure under its head, and n/a for what could not be had."""
 
 import dataclasses
-import re
-
-import pytest
-from rich.table import Table
 
 from colakit.host import describe_machine
 from colakit.records.bench import (
@@ -27,7 +23,6 @@ from colakit.report.bench import (
     speed_table,
     use_table,
 )
-from colakit.report.tables import print_table
 
 WHO = BenchRecord(
     preset="cola-fan",
@@ -93,18 +88,6 @@ REPORT = BenchReport(
     peers=(PEER,),
     ratios=RATIOS,
 )
-
-
-@pytest.fixture
-def shown(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Print a table as the commands do, and give its lines with the space between columns made one."""
-
-    def show(table: Table) -> list[str]:
-        print_table(table)
-        lines = [re.sub(r"\s{2,}", "  ", line.strip()) for line in capsys.readouterr().out.splitlines()]
-        return [line for line in lines if line and not set(line) <= set("─ ")]
-
-    return show
 
 
 def test_speed(shown) -> None:  # type: ignore[no-untyped-def]

@@ -1,14 +1,12 @@
 """The tables of `train` and `eval`: every figure, its unit, and n/a for what could not be had."""
 
 import dataclasses
-import re
 
 import pytest
-from rich.table import Table
 
 from colakit.records.run import EvalRecord, OptimizerPart, RunSummary
 from colakit.report.runs import eval_table, sample_text, summary_table
-from colakit.report.tables import print_table, stdout_console
+from colakit.report.tables import stdout_console
 
 SUMMARY = RunSummary(
     preset="cola-fan",
@@ -46,18 +44,6 @@ EVALUATION = EvalRecord(
     text_bytes=999_999,
     eval_s=1.5,
 )
-
-
-@pytest.fixture
-def shown(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Print a table as the commands do, and give its lines with the space between columns made one."""
-
-    def show(table: Table) -> list[str]:
-        print_table(table)
-        lines = [re.sub(r"\s{2,}", "  ", line.strip()) for line in capsys.readouterr().out.splitlines()]
-        return [line for line in lines if line and not set(line) <= set("─ ")]
-
-    return show
 
 
 def test_summary_has_every_figure_with_its_unit(shown) -> None:  # type: ignore[no-untyped-def]

@@ -19,9 +19,11 @@ from colakit.errors import ConfigError, RunError
 from colakit.optim.combined import CombinedOptimizer
 from colakit.records.run import StepRecord
 from colakit.train import memory
+from colakit.train.faults import describe_fault
 from colakit.train.guard import Guard
 from colakit.train.lock import RunLock
 from colakit.train.memory import check_budget, memory_budget, out_of_memory_advice
+from colakit.train.runs import RunFolder
 from colakit.train.sinks import JsonlSink
 from colakit.train.step import StepResult, TrainStep
 from tests.train.tiny_runs import Killed, On, end, kill_at, make_config, records, run, trainer, write_corpus
@@ -260,6 +262,16 @@ def test_the_advice_has_the_ledger_s_numbers(corpus: Path) -> None:
     assert 0 < fixed < smaller < whole
     last = out_of_memory_advice(make_config(corpus, "train.micro_batch_size=1"))
     assert last.endswith("Try a smaller model, or shorter sequences.")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="auto is the GPU there")
+def test_the_advice_is_that_of_the_machine_the_run_is_on(corpus: Path, tmp_path: Path) -> None:
+    """Where train.device is auto, a ledger by itself would count a GPU's bfloat16."""
+    by_itself, here = (
+        describe_fault(MemoryError(), RunFolder(tmp_path), resolve("cola-smollm2", sets=sets).config, 3)
+        for sets in ([], ["train.device=cpu"])
+    )
+    assert by_itself == here
 
 
 BUDGET = """
