@@ -32,6 +32,8 @@ class Machine:
     device: torch.device
     dtype: torch.dtype
     attention: AttentionName = "sdpa"
+    compiles: bool = False
+    """Whether training compiles the blocks, or tries to."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context a forward pass runs in."""
@@ -59,7 +61,8 @@ def pick_machine(config: RunConfig) -> Machine:
         dtype = torch.bfloat16 if native_bf16 else torch.float32
     else:
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.train.dtype]
-    return Machine(device, dtype, _pick_attention(config.model.attention, device, dtype))
+    attention = _pick_attention(config.model.attention, device, dtype)
+    return Machine(device, dtype, attention, compiles=_pick_compile(config, device))
 
 
 def on_machine(config: RunConfig, machine: Machine) -> RunConfig:
@@ -84,6 +87,12 @@ def _pick_attention(choice: AttentionName | Literal["auto"], device: torch.devic
     picked: AttentionName = "flash" if usable else "sdpa"
     log.info("model.attention is auto: using %s", picked)
     return picked
+
+
+def _pick_compile(config: RunConfig, device: torch.device) -> bool:
+    if config.train.compile == "auto":
+        return device.type == "cuda" and config.can_compile
+    return config.train.compile
 
 
 @contextmanager

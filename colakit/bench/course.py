@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import psutil
@@ -64,11 +64,16 @@ class Figures:
     gpu: nvml.GpuUse | None
 
 
+class NotCompiledError(Exception):
+    """torch.compile has failed, so that what would be measured is the eager step."""
+
+
 class Course:
     """Steps of `contestant` on random tokens, which the trainer's own loader reads and a thread makes ready."""
 
     def __init__(self, contestant: Contestant, machine: Machine) -> None:
         config = contestant.config
+        machine = replace(machine, compiles=contestant.compiled)
         self._machine, self._device = machine, machine.device
         self._on_cuda = self._device.type == "cuda"
         self._step: LlamaStep | OwnStep
@@ -76,8 +81,6 @@ class Course:
             self._step = LlamaStep(config, machine)
         else:
             self._step = OwnStep(config, machine, torch_muon=contestant.peer == "torch-muon")
-        if contestant.compiled:
-            self._step.compile()
         self._batches = _batches(contestant)
         self._n_micro = -(-config.train.batch_size // config.train.effective_micro_batch_size)
         self._n_steps = self._skipped = 0
@@ -89,10 +92,12 @@ class Course:
         self._memory: Memory | None = None
 
     def warm_up(self) -> float:
-        """The steps that are not timed; how many seconds the last ordinary one took."""
+        """The steps that are not timed; how many seconds the last ordinary one took. Raises NotCompiledError."""
         if self._on_cuda:
             torch.cuda.reset_peak_memory_stats(self._device)
         self._first_step_s = self._one()[0]
+        if self._machine.compiles and not self._step.is_compiled:
+            raise NotCompiledError
         self._memory = self._measure_memory()
         taken = self._one()[0]
         self._skipped = 0

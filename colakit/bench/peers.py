@@ -41,11 +41,6 @@ class LlamaStep:
 
     is_compiled = False
 
-    def compile(self) -> None:
-        """Have torch compile the whole model from its next step on."""
-        self.is_compiled = True
-        self.model.compile()
-
     def __call__(self, step: int, micro_batches: Sequence[Batch]) -> bool:
         """Make a step; whether its loss was finite. Shapes as for `TrainStep`."""
         loss = torch.zeros((), device=self.machine.device)
@@ -101,12 +96,10 @@ class OwnStep:
         if torch_muon:
             self._step.optimizer.parts["muon"] = TorchMuon(self._step.optimizer)
 
-    is_compiled = False
-
-    def compile(self) -> None:
-        """Have torch compile the blocks from the next step on."""
-        self.is_compiled = True
-        self._step.model.compile_blocks()
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it runs compiled blocks; no more, where torch.compile has failed."""
+        return self._step.model.is_compiled
 
     def __call__(self, step: int, micro_batches: Sequence[Batch]) -> bool:
         """Make a step; whether an update was made."""

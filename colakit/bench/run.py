@@ -44,7 +44,7 @@ def run_bench(
 
 def _shared_machine(configs: Sequence[RunConfig]) -> Machine:
     wanted = {(c.train.device, c.train.dtype, c.model.attention): c for c in configs}
-    machines = {pick_machine(config): config.preset for config in wanted.values()}
+    machines = {replace(pick_machine(config), compiles=False): config.preset for config in wanted.values()}
     if len(machines) > 1:
         rule = "presets of one run are measured on one device, in one type, with one attention"
         fix = "Measure them by themselves, or --set train.device, train.dtype and model.attention for all."

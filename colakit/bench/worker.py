@@ -11,13 +11,14 @@ from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from colakit.bench.contestant import Contestant
-from colakit.bench.course import Course, Figures
+from colakit.bench.course import Course, Figures, NotCompiledError
 from colakit.build import Machine
 from colakit.errors import RunError
 from colakit.train.step import is_out_of_memory
 
 OUT_OF_MEMORY = "out of memory"
 KILLED = "the measuring process was killed, most likely for want of memory"
+NOT_COMPILED = "torch.compile fails here: `colakit doctor` says what is missing"
 _JOIN_S = 10.0
 T = TypeVar("T")
 
@@ -80,7 +81,7 @@ def started(contestant: Contestant, machine: Machine) -> Iterator[Worker]:
 
 
 def serve(connection: Connection, contestant: Contestant, machine: Machine) -> None:
-    """Answer requests until the last one; a lack of memory is an answer too."""
+    """Answer requests until the last one; a lack of memory is an answer too, and so is that of a compiler."""
     try:
         with closing(Course(contestant, machine)) as course:
             while (request := connection.recv()) != "end":
@@ -90,5 +91,7 @@ def serve(connection: Connection, contestant: Contestant, machine: Machine) -> N
         if not is_out_of_memory(error):
             raise
         connection.send(OUT_OF_MEMORY)
+    except NotCompiledError:
+        connection.send(NOT_COMPILED)
     except EOFError:
         pass  # nobody asks any more

@@ -217,7 +217,8 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 
 def _refuse_sets(sets: list[str]) -> None:
-    for field, option in {"train.batch_size": "--batch-sizes", "model.seq_len": "--seq-len"}.items():
+    options_of = {"train.batch_size": "--batch-sizes", "model.seq_len": "--seq-len", "train.compile": "--compile"}
+    for field, option in options_of.items():
         for item in sets:
             if item.partition("=")[0].strip() == field:
                 rule = f"bench takes it from {option}"

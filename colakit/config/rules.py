@@ -16,6 +16,7 @@ def check(config: RunConfig) -> Iterator[Finding]:
     yield from _variants(config)
     yield from data_rules.check(config)
     yield from _batches(config)
+    yield from _compile(config)
     yield from _muon(config)
     yield from broken(
         config,
@@ -214,6 +215,18 @@ def _variants(config: RunConfig) -> Iterator[Finding]:
         "flash-attn runs on CUDA only (train.device = 'cpu')",
         "Use auto or sdpa.",
         "train.device",
+    )
+
+
+def _compile(config: RunConfig) -> Iterator[Finding]:
+    yield from broken(
+        config,
+        config.train.compile is True and not config.can_compile,
+        "train.compile",
+        "CoLA-M is not compiled where documents of one sequence do not see each other",
+        "Use auto or false, model.remat=none, or data.attend_across_documents=true.",
+        "model.remat",
+        "data.attend_across_documents",
     )
 
 

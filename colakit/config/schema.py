@@ -233,6 +233,10 @@ class TrainConfig(Section):
         "auto",
         description="precision of the products; auto: bfloat16 where the GPU multiplies it natively, else float32",
     )
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="torch.compile of the blocks while training, for which the first step waits; auto: on CUDA",
+    )
     sample_tokens: NonNegative = Field(64, description="tokens continued from a held-out prompt at the end")
     checkpoint_every: Positive | None = Field(
         None, description="steps between checkpoints, besides those before each evaluation and at the end"
@@ -263,6 +267,11 @@ class RunConfig(Section):
     optim: OptimConfig = OptimConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+
+    @property
+    def can_compile(self) -> bool:
+        """Whether torch.compile takes the blocks: CoLA-M around the kernels of separate documents it leaves alone."""
+        return not (self.model.remat == "cola_m" and self.data.isolates_documents)
 
     @property
     def n_blocks(self) -> int:

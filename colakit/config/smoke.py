@@ -31,6 +31,7 @@ def overlay(config: RunConfig) -> dict[str, dict[str, Any]]:  # Any: TOML values
         "train": {
             **{name: min(size, getattr(config.train, name)) for name, size in _TRAIN.items()},
             "micro_batch_size": None,
+            "compile": False,
         },
     }
 

@@ -31,6 +31,20 @@ def attention_backend(name: Literal["flash", "sdpa", "reference"]) -> Attend:
     return {"sdpa": sdpa, "reference": reference}[name]
 
 
+def outside_graphs(attend: Attend) -> Attend:
+    """`attend` for blocks that are compiled: where there are documents, it is called and not compiled.
+
+    Their lengths are numbers, which would become part of the compiled code, of another with each batch.
+    """
+    uncompiled = torch.compiler.disable(attend)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    def wrapped(q: Tensor, k: Tensor, v: Tensor, dropout: float, documents: Documents | None) -> Tensor:
+        out: Tensor = (attend if documents is None else uncompiled)(q, k, v, dropout, documents)
+        return out
+
+    return wrapped
+
+
 def flash(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, documents: Documents | None = None) -> Tensor:
     """flash-attn's kernel: CUDA, in bfloat16 or float16 (float32 input goes through bfloat16). → [B, H, T, E]."""
     from flash_attn import flash_attn_func, flash_attn_varlen_func

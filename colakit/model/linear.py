@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from colakit.model.dropout import Dropout
+
 Role = Literal["matrix", "embedding", "head", "norm", "bias", "gate"]
 
 
@@ -157,7 +159,7 @@ class CoLAFAN(LowRank):
             p_dim = fan_features(width, fan_ratio)
             branches |= {f"{name}.{{}}_p": p_dim, f"{name}.{{}}_np": width - 2 * p_dim}
         super().__init__(d_in, parts, rank, branches)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """x [..., D] → one [..., O] per part."""

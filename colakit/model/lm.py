@@ -4,6 +4,8 @@ Shapes: B batch, T time, D d_model, V vocab.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from colakit.model import init, naming, remat
 from colakit.model.attention import Attention
-from colakit.model.backends import attention_backend
+from colakit.model.backends import attention_backend, outside_graphs
 from colakit.model.block import Block, GatedResidual
 from colakit.model.config import LMConfig
 from colakit.model.documents import Documents, Packed
@@ -43,7 +45,8 @@ class LM(nn.Module):
         self.output = None if config.tie_embeddings else _head(config)
         self.register_state_dict_post_hook(naming.publish)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.register_load_state_dict_pre_hook(naming.restore)  # type: ignore[no-untyped-call]
-        self.run_block = remat.cola_m if config.remat == "cola_m" else remat.plain
+        self.run_block: remat.RunBlock = remat.cola_m if config.remat == "cola_m" else remat.plain
+        self._compiled_block: remat.RunBlock | None = None
 
     def hidden(self, tokens: Tensor, documents: Documents | None = None) -> Tensor:
         """tokens [B, T] int64 → the normalised last hidden states [B, T, D].
@@ -60,8 +63,11 @@ class LM(nn.Module):
         # Rows of length 1 are scaled to a mean square of 1 here, so that Adam's steps are large beside them and one
         # matrix can serve as embedding and as head.
         x: Tensor = self.tok_embed(tokens) * math.sqrt(self.config.d_model)
+        run_block = self.run_block
+        if self._compiled_block is not None and self.training:
+            run_block = self._compiled_block
         for block in self.blocks:
-            x = self.run_block(block, x, packed)
+            x = run_block(block, x, packed)
         out: Tensor = self.final_dropout(self.norm(x))
         return out
 
@@ -80,8 +86,33 @@ class LM(nn.Module):
         return self.head(self.hidden(tokens, documents))
 
     def compile_blocks(self) -> None:
-        """Have torch compile the blocks, one piece of code for all that are alike, when they are next used."""
-        self.run_block = torch.compile(self.run_block)
+        """Have torch compile the blocks, one piece of code for all that are alike, when they are next trained.
+
+        In evaluation, where shapes differ from call to call, they go on as before.
+        """
+        self._compiled_block = torch.compile(self.run_block)
+        attend = outside_graphs(attention_backend(self.config.attention))
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.attend = attend
+
+    def run_eagerly(self) -> None:
+        """Take back `compile_blocks`."""
+        self._compiled_block = None
+
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Inside, training does not run compiled blocks either."""
+        compiled, self._compiled_block = self._compiled_block, None
+        try:
+            yield
+        finally:
+            self._compiled_block = compiled
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether training runs compiled blocks."""
+        return self._compiled_block is not None
 
     def init_weights(self, seed: int) -> None:
         """Draw every parameter from a generator of its own, so that no global random state is touched."""

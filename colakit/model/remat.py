@@ -15,6 +15,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from colakit.model.documents import Packed
 
 BlockFunction = Callable[[Tensor, Packed | None], Tensor]
+RunBlock = Callable[[BlockFunction, Tensor, Packed | None], Tensor]
 
 
 def _keep_low_rank(

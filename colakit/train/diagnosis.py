@@ -22,7 +22,7 @@ def first_bad_layer(step: TrainStep, micro_batches: Sequence[Batch]) -> str:
         if not _is_finite(p):
             return f"the weight {name}"
     found: list[str] = []
-    with ExitStack() as hooks:
+    with ExitStack() as hooks, step.model.eagerly():  # compiled blocks have no modules to look at
         for name, module in step.model.named_modules():
             if name:
                 hooks.callback(module.register_forward_hook(_watch(name, found)).remove)

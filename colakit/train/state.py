@@ -46,6 +46,7 @@ def describe_state(
             "device": str(machine),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            "compiled": step.model.is_compiled,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # the vector instructions its kernels use
         },
     }

@@ -3,6 +3,7 @@
 `bench` times this very function, so what is benchmarked is what trains.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from colakit.build import Machine, build_optimizer
+from colakit.checkpoint import rng
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
 from colakit.loss import IGNORE, loss_sums
@@ -20,6 +22,8 @@ from colakit.optim.clock import Clock
 from colakit.optim.combined import CombinedOptimizer
 from colakit.optim.schedule import learning_rate
 from colakit.train.guard import Guard, Reason
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,9 @@ class TrainStep:
             min_frac=optim.min_lr_frac,
         )
         guard = Guard(train.skip_spikes)
+        if machine.compiles:
+            log.info("The blocks are compiled in the first step, which takes longer for it.")
+            model.compile_blocks()
         return cls(model, build_optimizer(model, optim), machine, lr_at=lr_at, grad_clip=optim.grad_clip, guard=guard)
 
     def __call__(self, step: int, micro_batches: Sequence[Batch]) -> StepResult:
@@ -91,7 +98,25 @@ class TrainStep:
         return StepResult(loss / tokens, right / tokens, grad_norm, lr, tokens, skipped=reason)
 
     def accumulate(self, micro_batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add up the gradients of the summed loss over `tokens`; that sum, and how many targets were foreseen."""
+        """Make the gradients of the summed loss over `tokens`; that sum, and how many targets were foreseen.
+
+        Where torch.compile fails, it is all done again without, from here on.
+        """
+        if not self.model.is_compiled:
+            return self._accumulate(micro_batches, tokens)
+        drawn = rng.torch_states()
+        try:
+            return self._accumulate(micro_batches, tokens)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            cause = getattr(error, "inner_exception", error)
+            told = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+            log.warning("torch.compile fails here, so the blocks are not compiled: %s", told)
+        self.model.run_eagerly()
+        self.optimizer.zero_grad()
+        rng.put_back(drawn)
+        return self._accumulate(micro_batches, tokens)
+
+    def _accumulate(self, micro_batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.machine.device
         nll = torch.zeros((), device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)

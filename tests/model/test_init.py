@@ -202,4 +202,5 @@ def _restore_what_is_not_drawn(model: LM) -> None:
             if name.endswith("gated_residual.gate"):
                 p.zero_()
         for name, buffer in model.named_buffers():
-            buffer.copy_(tables["blocks.0.attention.rope." + name.rpartition(".")[2]])
+            if ".rope." in name:
+                buffer.copy_(tables["blocks.0.attention.rope." + name.rpartition(".")[2]])

@@ -50,14 +50,16 @@ class Ops(TorchDispatchMode):
         return sorted((op, shape) for op, shape, ref in self.made.values() if not ref.expired())
 
 
-def dropping(remat_choice: str) -> LMConfig:
-    """CoLA_FAN with every dropout on."""
-    config = replace(tiny_config("cola-fan-dropout"), attention_dropout=0.2, attention="reference")
-    return replace(config, remat=remat_choice)  # type: ignore[arg-type]
+def without_remat(preset: str, *, with_dropout: bool) -> LMConfig:
+    """The preset, with every dropout that its kind of layer has, or none."""
+    p, p_fan = (0.2, 0.12) if with_dropout else (0.0, 0.0)
+    config = replace(tiny_config(preset), remat="none", attention="sdpa", attention_dropout=p)
+    config = replace(config, post_attention_dropout=p, final_dropout=p)
+    return replace(config, fan_dropout=p_fan if config.fan == "qkv" else 0.0, fan_dropout_growth=0.0)
 
 
 def outputs_and_gradients(config: LMConfig, documents: Documents | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    model, tokens = tiny_model(config).train(), tiny_tokens(config)
+    model, tokens = tiny_model(config).float().train(), tiny_tokens(config)
     torch.manual_seed(11)
     logits = model(tokens, documents)
     targets = tokens.roll(-1, dims=1)
@@ -67,8 +69,9 @@ def outputs_and_gradients(config: LMConfig, documents: Documents | None = None) 
 
 @pytest.mark.parametrize("isolated", [False, True])
 @pytest.mark.parametrize("with_dropout", [False, True])
-def test_cola_m_changes_no_output_and_no_gradient(with_dropout: bool, isolated: bool) -> None:
-    plain = dropping("none") if with_dropout else tiny_config("cola-smollm2")
+@pytest.mark.parametrize("preset", ["cola", "cola-smollm2", "cola-fan", "cola-fan-atf", "refined-tied"])
+def test_cola_m_changes_no_output_and_no_gradient(preset: str, with_dropout: bool, isolated: bool) -> None:
+    plain = without_remat(preset, with_dropout=with_dropout)
     documents = Documents.of(torch.arange(BATCH * TIME).view(BATCH, TIME) % 4 == 0) if isolated else None
     logits, gradients = outputs_and_gradients(plain, documents)
     logits_m, gradients_m = outputs_and_gradients(replace(plain, remat="cola_m"), documents)
