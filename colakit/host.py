@@ -59,6 +59,19 @@ def free_memory() -> int:
     return min([psutil.virtual_memory().available, *(limit - used for limit, used in _control_group_limits())])
 
 
+def peak_resident_memory() -> int:
+    """Bytes that this process has held at most; those it holds now, on a platform that does not tell."""
+    if sys.platform == "linux":  # getrusage counts what the parent held at the fork too
+        status = Path("/proc/self/status").read_text("ascii")
+        return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
+    try:
+        import resource
+    except ImportError:
+        return psutil.Process().memory_info().rss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 

@@ -1,34 +1,25 @@
 """One contestant in a process of its own: built, warmed up, then timed a few steps at a time."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
-import numpy as np
 import psutil
 import torch
-from numpy.typing import NDArray
 
 from colakit import nvml
 from colakit.bench.contestant import Contestant
 from colakit.bench.peers import LlamaStep, OwnStep
+from colakit.bench.random_data import random_batches
 from colakit.bench.storages import LiveStorages
 from colakit.build import Machine
-from colakit.data.ahead import ahead
-from colakit.data.loader import Batch, TrainLoader
-from colakit.data.mixture import Schedule
-from colakit.host import usable_cpus
+from colakit.host import peak_resident_memory, usable_cpus
 from colakit.records.run import OptimizerPart
 from colakit.units import gib
 
 WARMUP_STEPS = 2
 """The first makes the optimizer's state, and whatever is compiled; in the second memory is followed."""
-_DOCUMENT_TOKENS = 1000
-"""Between the beginnings of two documents, on average, where they do not see each other: as in FineWeb-Edu."""
-_BLOCKS = 64
-_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,7 @@ class Course:
             self._step = LlamaStep(config, machine)
         else:
             self._step = OwnStep(config, machine, torch_muon=contestant.peer == "torch-muon")
-        self._batches = _batches(contestant)
+        self._batches = random_batches(config)
         self._n_micro = -(-config.train.batch_size // config.train.effective_micro_batch_size)
         self._n_steps = self._skipped = 0
         self._times: list[float] = []
@@ -175,12 +166,12 @@ class Course:
             )
         if self._step.is_compiled:  # whose kernels no one can follow
             self._one()
-            return Memory(None, None, _peak_rss_gib(), **fixed, activations=None, retries=None)
+            return Memory(None, None, gib(peak_resident_memory()), **fixed, activations=None, retries=None)
         live = LiveStorages([*parameters, *self._step.model.buffers(), *state])
         with live, self._watching_forward(lambda: live.now) as activations:
             self._one()
         peak = gib(live.peak + weights + optimizer)
-        return Memory(peak, None, _peak_rss_gib(), **fixed, activations=gib(max(activations)), retries=None)
+        return Memory(peak, None, gib(peak_resident_memory()), **fixed, activations=gib(max(activations)), retries=None)
 
     @contextmanager
     def _watching_forward(self, now: Callable[[], int]) -> Iterator[list[int]]:
@@ -200,51 +191,3 @@ class Course:
             yield left
         finally:
             clock.measure = honest  # type: ignore[method-assign]
-
-
-class RandomBlocks:
-    """Blocks of random tokens."""
-
-    def __init__(self, contestant: Contestant) -> None:
-        model = contestant.config.model
-        generator = np.random.default_rng(contestant.config.train.seed)
-        self._blocks = generator.integers(model.vocab_size, size=(_BLOCKS, model.seq_len + 1), dtype=np.int32)
-        if contestant.config.data.isolates_documents:
-            ends = generator.random(self._blocks.shape) < 1.0 / _DOCUMENT_TOKENS
-            self._blocks = np.where(ends, 0, np.maximum(self._blocks, 1))
-
-    @property
-    def n_targets(self) -> int:
-        """All but the first of each."""
-        blocks, width = self._blocks.shape
-        return int(blocks * (width - 1))
-
-    def __len__(self) -> int:
-        return _BLOCKS
-
-    def __getitem__(self, index: int) -> NDArray[np.int32]:
-        """Block `index`, [T + 1]."""
-        block: NDArray[np.int32] = self._blocks[index]
-        return block
-
-
-def _batches(contestant: Contestant) -> ahead[list[Batch]]:
-    train = contestant.config.train
-    loader = TrainLoader(
-        {"random": RandomBlocks(contestant)},
-        Schedule(["random"], [{"random": 1.0}], [], train.seed),
-        train.batch_size,
-        train.seed,
-        isolate_eot=0 if contestant.config.data.isolates_documents else None,
-    )
-    return ahead(loader.steps(0, sys.maxsize, train.effective_micro_batch_size), depth=_AHEAD)
-
-
-def _peak_rss_gib() -> float | None:
-    """Peak resident memory of this process; None on a platform without `resource`."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return gib(peak * (1 if sys.platform == "darwin" else 1024))

@@ -91,7 +91,7 @@ class OwnStep:
 
     def __init__(self, config: RunConfig, machine: Machine, *, torch_muon: bool = False) -> None:
         self._step = TrainStep.of(config, build_model(config, machine).train(), machine)
-        self.model: nn.Module = self._step.model
+        self.model = self._step.model
         self.forward_clock, self.backward_clock = self._step.forward_clock, self._step.backward_clock
         if torch_muon:
             self._step.optimizer.parts["muon"] = TorchMuon(self._step.optimizer)

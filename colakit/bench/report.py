@@ -9,11 +9,13 @@ import numpy as np
 from colakit.analysis.flops import step_flops
 from colakit.bench.contestant import Contestant
 from colakit.bench.course import Figures
+from colakit.bench.max_batch import MARGIN_FRAC, Found, Search, largest_divisor
 from colakit.bench.study import Measured
 from colakit.build import Machine
 from colakit.paper.claims import CLAIMS, Claim, claim
 from colakit.paper.optimizers import ADAMW_PRESET, MUON_PRESET
-from colakit.records.bench import BenchRecord, PaperFigure, PeerBenchRecord, RatioRecord
+from colakit.records.bench import BenchRecord, MaxBatchRecord, PaperFigure, PeerBenchRecord, RatioRecord
+from colakit.units import gib
 
 _PAPER_BATCH_SIZE = 16
 """Of Tables 4 and 5."""
@@ -113,6 +115,35 @@ def peer_record(measured: Measured, machine: Machine) -> PeerBenchRecord:
     )
 
 
+def max_batch_record(search: Search, found: Found) -> MaxBatchRecord:
+    """Of a search that has ended."""
+    config, machine = search.config, search.machine
+    claimed = claim(config.preset, "largest_batch") if config.model.seq_len == _PAPER_SEQ_LEN else None
+    batch = config.train.batch_size
+    return MaxBatchRecord(
+        preset=config.preset,
+        optimizer=config.optim.optimizer,
+        seq_len=config.model.seq_len,
+        device=str(machine),
+        dtype=config.train.dtype,
+        attention=machine.attention,
+        compiled=machine.compiles,
+        claim=_figure(claimed) if claimed is not None else None,
+        limit_gib=gib(search.limit),
+        margin_frac=MARGIN_FRAC,
+        by_ledger=found.by_ledger,
+        predicted=found.predicted,
+        max_batch=found.size,
+        steps=found.winner.steps if found.winner else None,
+        peak_gib=found.winner.peak_gib if found.winner else None,
+        batch_size=batch,
+        micro_batch_size=largest_divisor(batch, found.size) if found.size else None,
+        probes=tuple(search.probes),
+        not_run_s=found.not_run_s,
+        reason=found.reason,
+    )
+
+
 def paper_figure(contestant: Contestant) -> PaperFigure | None:
     """What the paper prints of this preset at this batch size, eager: of Table 3's two all sizes, of others 16."""
     config = contestant.config
@@ -128,7 +159,11 @@ def paper_figure(contestant: Contestant) -> PaperFigure | None:
         found = claim(preset, "it_per_s")
     if found is None:
         return None
-    return PaperFigure(found.quantity, found.value, found.unit or "", found.table, found.row)
+    return _figure(found)
+
+
+def _figure(claim: Claim) -> PaperFigure:
+    return PaperFigure(claim.quantity, claim.value, claim.unit or "", claim.table, claim.row)
 
 
 def ratios(results: Sequence[BenchRecord], peers: Sequence[PeerBenchRecord]) -> Iterator[RatioRecord]:

@@ -1,18 +1,24 @@
-"""The whole of ``colakit bench``: contestants in, one report out."""
+"""The whole of ``colakit bench``: contestants in, one report out; or configurations whose largest batch is asked."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from colakit.bench.contestant import Contestant
+from colakit.bench.max_batch import Search
 from colakit.bench.peaks import measure_peaks
-from colakit.bench.report import bench_record, peer_record, ratios
+from colakit.bench.probe import Room, find_room
+from colakit.bench.report import bench_record, max_batch_record, peer_record, ratios
 from colakit.bench.study import Study, Watch
 from colakit.build import Machine, on_machine, pick_machine
 from colakit.config.schema import RunConfig
 from colakit.errors import ConfigError, Problem
 from colakit.host import describe_machine
-from colakit.records.bench import BenchReport
+from colakit.records.bench import BenchReport, MaxBatchReport
+from colakit.units import GIB, gib
+
+CPU_SHARE = 0.6
+"""Of free memory, unless a limit is given: the machine never swaps."""
 
 
 def run_bench(
@@ -40,6 +46,36 @@ def run_bench(
         peers=peers,
         ratios=tuple(ratios(results, peers)),
     )
+
+
+def run_max_batch(
+    configs: Sequence[RunConfig], *, memory_gib: float | None, budget_s: float, watch: Watch
+) -> MaxBatchReport:
+    """Search the largest batch of each of `configs`, one after another, each within its part of what time is left.
+
+    The limit is `memory_gib`, else on CUDA what is free, on a CPU 60 % of it. Raises ConfigError for more than is free,
+    and where the device that is asked for is not there.
+    """
+    began = time.monotonic()
+    results = []
+    for i, config in enumerate(configs):
+        machine = pick_machine(config)
+        watch("what is free, and how fast this machine is")
+        room = find_room(config, machine)
+        limit = _limit(memory_gib, room, machine)
+        ends = time.monotonic() + (began + budget_s - time.monotonic()) / (len(configs) - i)
+        search = Search(on_machine(config, machine), machine, room, limit, ends, watch)
+        results.append(max_batch_record(search, search.run()))
+    return MaxBatchReport(describe_machine(), budget_s, time.monotonic() - began, tuple(results))
+
+
+def _limit(memory_gib: float | None, room: Room, machine: Machine) -> int:
+    if memory_gib is None:
+        return int((CPU_SHARE if machine.device.type == "cpu" else 1.0) * room.free)
+    if memory_gib * GIB > room.free:
+        rule = f"only {gib(room.free):.2f} GiB are free"
+        raise ConfigError([Problem("--memory-gib", memory_gib, rule, "Give less, or close what holds the rest.")])
+    return int(memory_gib * GIB)
 
 
 def _shared_machine(configs: Sequence[RunConfig]) -> Machine:

@@ -175,7 +175,7 @@ def _total(contestant: Contestant) -> int:
     ledger = memory_ledger(contestant.config)
     if contestant.peer == "hf-llama":  # whole logits, in float32, with their log-probabilities and gradients
         return ledger.plain_total - ledger.chunked_logits + 3 * ledger.logits
-    return (ledger.cola_m_total if ledger.is_cola_m else None) or ledger.plain_total
+    return ledger.total
 
 
 def _held_together(contestants: Sequence[Contestant]) -> int:

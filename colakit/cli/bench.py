@@ -1,9 +1,9 @@
 """``colakit bench``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -17,8 +17,8 @@ from colakit.config.schema import RunConfig
 from colakit.errors import ConfigError, Problem, RunError
 from colakit.paper.methods import TABLE_3_BATCHES
 from colakit.paper.optimizers import ADAMW_PRESET, MUON_PRESET
-from colakit.records.base import SCHEMA_VERSION, to_json
-from colakit.records.bench import BenchReport
+from colakit.records.base import SCHEMA_VERSION, Record, to_json
+from colakit.records.bench import BenchReport, MaxBatchReport
 from colakit.report.bench import (
     bench_notes,
     comparison_table,
@@ -29,6 +29,7 @@ from colakit.report.bench import (
     speed_table,
     use_table,
 )
+from colakit.report.max_batch import max_batch_notes, max_batch_table, probe_table
 from colakit.report.tables import print_json, print_note, print_table, stderr_console
 
 if TYPE_CHECKING:  # it comes with torch
@@ -39,6 +40,8 @@ OPTIMIZER_PRESET = "cola-fan"
 _PEERS = ("hf-llama", "torch-muon")
 _BATCH_SIZES = (16,)
 """That of Tables 4 and 5."""
+
+R = TypeVar("R", bound=Record)
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -75,6 +78,16 @@ def bench(
         ),
     ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Also time every preset under torch.compile.")] = False,
+    max_batch: Annotated[
+        bool, typer.Option("--max-batch", help="Search the largest batch that trains, by real steps, and time nothing.")
+    ] = False,
+    memory_gib: Annotated[
+        float | None,
+        typer.Option(
+            help="Most memory for --max-batch; unless given, on CUDA what is free, on a CPU 60 % of it.",
+            show_default=False,
+        ),
+    ] = None,
     budget_s: Annotated[
         float, typer.Option(min=1.0, help="Seconds for all of it; what cannot fit is listed with its time.")
     ] = 300.0,
@@ -101,34 +114,63 @@ def bench(
         return
     if optimizer_only:
         useless = {"--batch-sizes": batch_sizes, "--seq-len": seq_len, "--peer": peers, "--all": everything}
-        _refuse_useless({**useless, "--compile": compiled, "--out": out})
+        _refuse_useless({**useless, "--compile": compiled, "--out": out, "--max-batch": max_batch}, "--optimizer-only")
         if len(presets or []) > 1:
             raise typer.BadParameter("--optimizer-only takes one.", param_hint="--preset")
         _optimizer((presets or [OPTIMIZER_PRESET])[0], repeats or 9, smoke=smoke, sets=sets or [], json=json)
         return
+    if memory_gib is not None and (not max_batch or memory_gib <= 0):
+        raise typer.BadParameter("goes with --max-batch, and is above 0.", param_hint="--memory-gib")
+    if max_batch:
+        useless = {"--batch-sizes": batch_sizes, "--peer": peers, "--compile": compiled, "--repeats": repeats}
+        _refuse_useless(useless, "--max-batch")
     if everything and presets:
         raise typer.BadParameter("--all names every preset: leave --preset out.", param_hint="--preset")
     if out is not None and not out.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {out.parent}.", param_hint="--out")
     names = list(preset_names()) if everything else presets or [ADAMW_PRESET, MUON_PRESET]
-    sizes = _sizes(batch_sizes) if batch_sizes else [*(_BATCH_SIZES if everything or presets else TABLE_3_BATCHES)]
-    _refuse_sets(sets or [])
+    names = list(dict.fromkeys(names))
     more = [*(sets or []), *([f"model.seq_len={seq_len}"] if seq_len else [])]
+    if max_batch:
+        _refuse_sets(sets or [], {"model.seq_len": "--seq-len", "train.micro_batch_size": "what it finds"})
+        found = _max_batch([resolve(name, smoke_run=smoke, sets=more).config for name in names], memory_gib, budget_s)
+        _show(found, out=out, json=json, show=_print_max_batch)
+        return
+    sizes = _sizes(batch_sizes) if batch_sizes else [*(_BATCH_SIZES if everything or presets else TABLE_3_BATCHES)]
+    _refuse_sets(sets or [], _OPTIONS)
 
     def config(name: str, size: int) -> RunConfig:
         return resolve(name, smoke_run=smoke, sets=[*more, f"train.batch_size={size}"]).config
 
-    contestants = _contestants(list(dict.fromkeys(names)), sizes, config, compiled=compiled, peers=peers or [])
+    contestants = _contestants(names, sizes, config, compiled=compiled, peers=peers or [])
     from colakit.bench.run import run_bench
 
     with _progress() as watch:
         report = run_bench(contestants, budget_s=budget_s, repeats=repeats, watch=watch)
+    _show(report, out=out, json=json, show=_print_report)
+
+
+def _show(report: R, *, out: Path | None, json: bool, show: Callable[[R], None]) -> None:
     if out is not None:
         write_report(out, report.to_dict())
     if json:
         print_json(report.to_dict())
     else:
-        _print_report(report)
+        show(report)
+
+
+def _max_batch(configs: list[RunConfig], memory_gib: float | None, budget_s: float) -> MaxBatchReport:
+    from colakit.bench.run import run_max_batch
+
+    with _progress() as watch:
+        return run_max_batch(configs, memory_gib=memory_gib, budget_s=budget_s, watch=watch)
+
+
+def _print_max_batch(report: MaxBatchReport) -> None:
+    print_table(max_batch_table(report))
+    print_table(probe_table(report))
+    for note in max_batch_notes(report):
+        print_note(note)
 
 
 def _contestants(
@@ -168,10 +210,10 @@ def _print_report(report: BenchReport) -> None:
         print_note(note)
 
 
-def _refuse_useless(given: dict[str, object]) -> None:
+def _refuse_useless(given: Mapping[str, object], where: str) -> None:
     for name, value in given.items():
         if value:
-            raise typer.BadParameter("has no part in --optimizer-only: leave it out.", param_hint=name)
+            raise typer.BadParameter(f"has no part in {where}: leave it out.", param_hint=name)
 
 
 @app.command()
@@ -216,13 +258,16 @@ def _progress() -> Iterator[Callable[[str], None]]:
         yield lambda text: progress.update(task, description=text)
 
 
-def _refuse_sets(sets: list[str]) -> None:
-    options_of = {"train.batch_size": "--batch-sizes", "model.seq_len": "--seq-len", "train.compile": "--compile"}
+_OPTIONS = {"train.batch_size": "--batch-sizes", "model.seq_len": "--seq-len", "train.compile": "--compile"}
+"""Settings that are options here."""
+
+
+def _refuse_sets(sets: list[str], options_of: dict[str, str]) -> None:
     for field, option in options_of.items():
         for item in sets:
             if item.partition("=")[0].strip() == field:
-                rule = f"bench takes it from {option}"
-                raise ConfigError([Problem("--set", item, rule, f"Give {option} instead.")])
+                fix = f"Give {option} instead." if option.startswith("--") else "Leave it out."
+                raise ConfigError([Problem("--set", item, f"bench takes it from {option}", fix)])
 
 
 _OPTIMIZER_FIELDS = ("model.", "optim.", "train.seed", "train.device")

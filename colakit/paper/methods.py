@@ -32,12 +32,10 @@ class Method:
         return f"{when}: {self.obstacle}"
 
 
-NO_MAX_BATCH = "`colakit bench` has no --max-batch"
 NO_SPECTRUM = "`colakit eval` has no --spectrum"
 NO_NPROC = "`colakit train` has no --nproc"
 
 PLANNED_OPTIONS = {
-    NO_MAX_BATCH: ("bench", "--max-batch"),
     NO_SPECTRUM: ("eval", "--spectrum"),
     NO_NPROC: ("train", "--nproc"),
 }
@@ -94,7 +92,7 @@ def batch_study(preset: str) -> Method:
 
 def max_batch(preset: str) -> Method:
     """Searches for the largest batch that fits."""
-    return Method(f"colakit bench --preset {preset} --max-batch", NO_MAX_BATCH)
+    return Method(f"colakit bench --preset {preset} --max-batch")
 
 
 def train(preset: str) -> Method:

@@ -95,6 +95,11 @@ class MemoryRecord(Record):
     is_cola_m: bool
     """Which of the two the configuration trains with."""
 
+    @property
+    def total(self) -> int:
+        """Of the configuration as it trains."""
+        return self.cola_m_total if self.is_cola_m and self.cola_m_total is not None else self.plain_total
+
 
 @dataclass(frozen=True)
 class ParamRecord(Record):

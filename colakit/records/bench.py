@@ -132,6 +132,66 @@ class BenchReport(Record):
 
 
 @dataclass(frozen=True)
+class ProbeRecord(Record):
+    """One size, tried in a process of its own."""
+
+    kind: ClassVar[str] = "bench_probe"
+    batch_size: int
+    steps: int
+    """Asked for; an evaluation comes after the first."""
+    fits: bool
+    peak_gib: float | None
+    """On CUDA what the allocator took, on a CPU what was resident; None where it did not fit."""
+    seconds: float
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class MaxBatchRecord(Record):
+    """The largest micro-batch of a preset that trains within a limit of memory."""
+
+    kind: ClassVar[str] = "max_batch"
+    preset: str
+    optimizer: str
+    seq_len: int
+    device: str
+    dtype: str
+    attention: str
+    compiled: bool
+    claim: PaperFigure | None
+    limit_gib: float
+    margin_frac: float
+    """Of the limit, which stays free."""
+    batch_size: int
+    """The preset's own, which is kept."""
+    by_ledger: int
+    """Sequences for which there is room by the ledger alone."""
+    predicted: int
+    """By the ledger, and what the first try was seen to take."""
+    max_batch: int | None = None
+    """Sequences."""
+    steps: int | None = None
+    """That it made, in the last try."""
+    peak_gib: float | None = None
+    micro_batch_size: int | None = None
+    """The largest that fits and divides `batch_size`."""
+    probes: tuple[ProbeRecord, ...] = ()
+    not_run_s: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class MaxBatchReport(Record):
+    """One run of ``bench --max-batch``."""
+
+    kind: ClassVar[str] = "max_batch_report"
+    machine: MachineRecord
+    budget_s: float
+    seconds: float
+    results: tuple[MaxBatchRecord, ...]
+
+
+@dataclass(frozen=True)
 class ComparisonRecord(Record):
     """One contestant in two reports."""
 

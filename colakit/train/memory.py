@@ -60,12 +60,12 @@ def out_of_memory_advice(config: RunConfig) -> str:
     ledger = memory_ledger(config)
     fixed = ledger.weights + ledger.gradients + ledger.muon_state + ledger.adamw_state
     takes = (
-        f"in a micro-batch of {micro} sequences. By the ledger it takes {gib(_total(config)):.2f} GiB, "
+        f"in a micro-batch of {micro} sequences. By the ledger it takes {gib(ledger.total):.2f} GiB, "
         f"{gib(fixed):.2f} GiB of them for weights, gradients and optimizer."
     )
     if (budget := config.train.memory_gib) is not None:
         held = held_bytes()
-        least = held + _total(_with_micro_batch(config, 1)) - ledger.weights
+        least = held + memory_ledger(_with_micro_batch(config, 1)).total - ledger.weights
         takes += f" train.memory_gib allows the whole process {budget:g} GiB, of which it holds {gib(held):.2f} now."
         if gib(least) > budget:
             return (
@@ -74,14 +74,9 @@ def out_of_memory_advice(config: RunConfig) -> str:
     if micro == 1:
         return f"{takes} Try a smaller model, or shorter sequences."
     smaller = max(n for n in range(1, micro) if config.train.batch_size % n == 0)
-    total = _total(_with_micro_batch(config, smaller))
+    total = memory_ledger(_with_micro_batch(config, smaller)).total
     return f"{takes} Try --set train.micro_batch_size={smaller}: {gib(total):.2f} GiB at the same batch size."
 
 
 def _with_micro_batch(config: RunConfig, size: int) -> RunConfig:
     return config.model_copy(update={"train": config.train.model_copy(update={"micro_batch_size": size})})
-
-
-def _total(config: RunConfig) -> int:
-    ledger = memory_ledger(config)
-    return (ledger.cola_m_total if ledger.is_cola_m else None) or ledger.plain_total

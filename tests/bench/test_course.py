@@ -121,7 +121,7 @@ def test_memory_by_kind_is_that_of_the_ledger(preset: str) -> None:
     assert memory.activations is not None
     assert memory.activations * GIB == pytest.approx(kept + ledger.loss_gradients, rel=0.05)
     assert memory.peak is not None
-    total = ledger.cola_m_total if ledger.is_cola_m else ledger.plain_total
+    total = ledger.total
     assert total is not None
     assert (total - ledger.gradients) * 0.95 < memory.peak * GIB < total * 1.05
     assert found.parameters == total_params(of.config.model)

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from colakit.analysis.params import total_params
-from colakit.bench.course import RandomBlocks
 from colakit.bench.peers import LlamaStep, OwnStep, TorchMuon
+from colakit.bench.random_data import RandomBlocks
 from colakit.build import build_model, build_optimizer
 from colakit.data.loader import make_batch
 from tests.bench.tiny import CPU, contestant, tiny_config
@@ -23,7 +23,7 @@ def test_llama_has_the_shape_of_the_dense_preset(tied: str) -> None:
 def test_llama_trains_on_the_same_targets() -> None:
     config = tiny_config("train.batch_size=4", "optim.lr=0.01", "optim.grad_clip=9.0", preset="original")
     peer = LlamaStep(config, CPU)
-    blocks = RandomBlocks(contestant("original"))
+    blocks = RandomBlocks(contestant("original").config)
     batch = make_batch([blocks[i] for i in range(4)])
     logits = peer.model(input_ids=batch.tokens).logits
     expected = nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
@@ -74,7 +74,7 @@ def test_torch_muon_updates_the_weights_that_colakit_stacks() -> None:
 
 
 def test_only_colakits_own_steps_say_whether_an_update_was_made() -> None:
-    blocks = RandomBlocks(contestant())
+    blocks = RandomBlocks(contestant().config)
     batch = make_batch([blocks[0], blocks[1]])
     for step in (OwnStep(tiny_config(), CPU), LlamaStep(tiny_config(preset="original"), CPU)):
         assert step(0, [batch])

@@ -62,7 +62,7 @@ def test_the_peak_is_that_of_the_ledger(preset: str) -> None:
     course.turn(3)
     found, ledger = course.figures(), memory_ledger(of.config)
     course.close()
-    total = ledger.cola_m_total if ledger.is_cola_m else ledger.plain_total
+    total = ledger.total
     assert total is not None
     assert found.memory.peak is not None
     assert found.memory.peak * GIB == pytest.approx(total, rel=0.1)

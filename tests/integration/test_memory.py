@@ -210,7 +210,7 @@ def test_the_peak_of_forward_and_backward(
             loss = loss_sums(*model.logit_factors(model.hidden(tokens)), tokens).nll
         loss.backward()
     fixed = ledger.weights + ledger.gradients + ledger.muon_state + ledger.adamw_state
-    total = ledger.cola_m_total if ledger.is_cola_m else ledger.plain_total
+    total = ledger.total
     assert total is not None
 
     assert total - fixed == pytest.approx(live.peak, rel=0.05)

@@ -1,0 +1,200 @@
+"""The largest micro-batch that trains within a limit of memory: predicted, tried, and the winner tried for longer.
+
+The ledger counts what lives. A process holds more than that, by what its allocator keeps and its kernels need. How much
+more is seen in a first try of a quarter of what the ledger promises; then the prediction is made.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from colakit.analysis.flops import step_flops
+from colakit.analysis.memory import memory_ledger
+from colakit.bench.probe import Outcome, Room, try_batch, with_micro_batch
+from colakit.build import Machine
+from colakit.config.schema import RunConfig
+from colakit.records.bench import ProbeRecord
+from colakit.units import GIB, gib
+
+MOST_PROBES = 8
+MARGIN_FRAC = 0.05
+"""Of the limit, which stays free."""
+STEPS = {"cpu": (2, 10), "cuda": (4, 50)}
+"""Of a try, and of the winner's."""
+_FIRST_SHARE = 4
+_FIRST_STEP_FRAC = 0.05
+_WINNERS = 3
+"""Sizes that are tried for longer, each a little smaller, until one holds."""
+_MAX_TOKENS = 2**32
+"""Of a batch: beyond any."""
+_ASSUMED_SHARE = 0.3
+"""Of the peak of a product, before anything has been measured."""
+_START_S = 10.0
+"""What a process takes to be there."""
+_COMPILE_S = 60.0
+_EVALUATION = 1 / 3
+"""Of a step's time: the forward pass."""
+_GRACE_S = 60.0
+
+Watch = Callable[[str], None]
+
+
+def search(start: int, fits: Callable[[int], bool], *, most: int, highest: int) -> int:
+    """The largest size from 1 to `highest` that `fits`, 0 where none does, as far as `most` tries tell.
+
+    From `start` in steps that double, until one size fits and one does not; then by halves. Sizes below one that fits
+    are taken to fit.
+    """
+    low, high = 0, highest + 1
+    size, step = min(start, highest), max(1, round(_FIRST_STEP_FRAC * start))
+    for _ in range(most):
+        if fits(size):
+            low = size
+        else:
+            high = size
+        if high - low <= 1:
+            break
+        if low and high <= highest:
+            size = (low + high) // 2
+        else:
+            size = min(low + step, highest) if low else max(1, high - step)
+            step *= 2
+    return low
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to: the size, None where there is none, and what the winner held."""
+
+    by_ledger: int
+    predicted: int
+    size: int | None = None
+    winner: ProbeRecord | None = None
+    not_run_s: float | None = None
+    reason: str | None = None
+
+
+class OutOfTimeError(Exception):
+    """The next try would end behind the budget."""
+
+    def __init__(self, needed_s: float) -> None:
+        super().__init__()
+        self.needed_s = needed_s
+
+
+@dataclass
+class Search:
+    """For one configuration: `run` it once. `limit` is in bytes, for the whole process on a CPU."""
+
+    config: RunConfig
+    machine: Machine
+    room: Room
+    limit: int
+    ends: float
+    """When the budget does, by time.monotonic()."""
+    watch: Watch
+    probes: list[ProbeRecord] = field(default_factory=list)
+    """All tries, in order."""
+
+    def __post_init__(self) -> None:
+        self._allowed = int((1.0 - MARGIN_FRAC) * self.limit)
+        self._highest = _MAX_TOKENS // self.config.model.seq_len
+        self._steps, self._winner_steps = STEPS[self.machine.device.type]
+        self._flops_per_s = _ASSUMED_SHARE * self.room.peak_flops_per_s
+        self._excess = 1.0
+
+    def run(self) -> Found:
+        """Predict, search, and try the winner for longer."""
+        predicted = by_ledger = self._predict()
+        if by_ledger == 0:
+            held = gib(self._needed(1))
+            reason = f"one sequence takes {held:.2f} GiB by the ledger, {gib(self._allowed):.2f} GiB are allowed"
+            return Found(0, 0, reason=reason)
+        early: str | None = None
+        start = max(1, by_ledger // _FIRST_SHARE)
+        try:
+            if self._fits(start):
+                self._correct(self.probes[-1])
+                start = predicted = max(start, self._predict())
+            search(start, self._fits, most=MOST_PROBES - 1, highest=self._highest)
+        except OutOfTimeError as out:
+            if not self.probes:
+                return Found(by_ledger, predicted, not_run_s=out.needed_s, reason=_not_run(out.needed_s))
+            early = f"--budget-s ended the search: another try would take {out.needed_s:,.0f} s"
+        for size in self._candidates():
+            if self._try(size, self._winner_steps).fits:
+                return Found(by_ledger, predicted, size, self.probes[-1], reason=early)
+        return Found(by_ledger, predicted, reason=early or f"none trains: {self.probes[-1].reason}")
+
+    def _candidates(self) -> Iterator[int]:
+        size = max((probe.batch_size for probe in self.probes if probe.fits), default=0)
+        for _ in range(_WINNERS):
+            if size:
+                yield size
+            size = min(size - 1, int((1.0 - MARGIN_FRAC) * size)) if size else 0
+
+    def _fits(self, size: int) -> bool:
+        """Whether `size` does, by a try unless there was one. Raises OutOfTimeError."""
+        for probe in self.probes:
+            if probe.batch_size == size:
+                return probe.fits
+        best = max((probe.batch_size for probe in self.probes if probe.fits), default=size)
+        needed = self._seconds(size, self._steps)
+        if time.monotonic() + needed + self._seconds(best, self._winner_steps) > self.ends:
+            raise OutOfTimeError(needed)
+        return self._try(size, self._steps).fits
+
+    def _try(self, size: int, steps: int) -> Outcome:
+        self.watch(f"{self.config.preset}: {size} sequences, {steps} steps")
+        config = with_micro_batch(self.config, size)
+        most_s = max(0.0, self.ends - time.monotonic()) + _GRACE_S + 2.0 * self._seconds(size, steps)
+        try:
+            outcome = try_batch(config, self.machine, steps=steps, limit=self._allowed, timeout_s=most_s)
+        except TimeoutError:
+            outcome = Outcome(False, None, most_s, reason=f"no end within {most_s:,.0f} s")
+        if outcome.step_s:
+            self._flops_per_s = step_flops(config).hardware_flops / outcome.step_s
+        peak = gib(outcome.peak) if outcome.peak is not None else None
+        self.probes.append(ProbeRecord(size, steps, outcome.fits, peak, outcome.seconds, outcome.reason))
+        return outcome
+
+    def _seconds(self, size: int, steps: int) -> float:
+        step_s = step_flops(with_micro_batch(self.config, size)).hardware_flops / self._flops_per_s
+        return _START_S + (_COMPILE_S if self.machine.compiles else 0.0) + (steps + _EVALUATION) * step_s
+
+    def _predict(self) -> int:
+        """The largest size for which there is room, by the ledger and what has been seen; 0 where there is none."""
+        low, high = 0, self._highest + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._needed(middle) <= self._allowed else (low, middle)
+        return low
+
+    def _needed(self, size: int) -> int:
+        fixed, growing = self._counted(size)
+        return self.room.taken + fixed + int(self._excess * growing)
+
+    def _correct(self, probe: ProbeRecord) -> None:
+        """By what was held for each byte that the ledger counts of what grows with the batch."""
+        fixed, growing = self._counted(probe.batch_size)
+        if probe.peak_gib is not None:
+            self._excess = max(0.1, (probe.peak_gib * GIB - self.room.taken - fixed) / growing)
+
+    def _counted(self, size: int) -> tuple[int, int]:
+        """Bytes by the ledger: what is there throughout, and what grows with the batch."""
+        config = with_micro_batch(self.config, size)
+        ledger = memory_ledger(config)
+        state = ledger.weights + ledger.muon_state + ledger.adamw_state
+        growing = ledger.total - state - ledger.gradients
+        # In a step of one micro-batch the gradients come as activations go; in a second one they are there before.
+        is_alone = config.train.batch_size == size
+        return state + (max(0, ledger.gradients - growing) if is_alone else ledger.gradients), growing
+
+
+def largest_divisor(n: int, most: int) -> int:
+    """The largest number up to `most`, which is at least 1, that divides `n`."""
+    return max(d for d in range(1, min(n, most) + 1) if n % d == 0)
+
+
+def _not_run(needed_s: float) -> str:
+    return f"not run, would take {needed_s:,.0f} s"
