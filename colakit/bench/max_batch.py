@@ -120,7 +120,7 @@ class Search:
         except OutOfTimeError as out:
             if not self.probes:
                 return Found(by_ledger, predicted, not_run_s=out.needed_s, reason=_not_run(out.needed_s))
-            early = f"--budget-s ended the search: another try would take {out.needed_s:,.0f} s"
+            early = f"--budget-s ended the search: a larger one would take {out.needed_s:,.0f} s more"
         for size in self._candidates():
             if self._try(size, self._winner_steps).fits:
                 return Found(by_ledger, predicted, size, self.probes[-1], reason=early)
@@ -138,9 +138,9 @@ class Search:
         for probe in self.probes:
             if probe.batch_size == size:
                 return probe.fits
-        best = max((probe.batch_size for probe in self.probes if probe.fits), default=size)
-        needed = self._seconds(size, self._steps)
-        if time.monotonic() + needed + self._seconds(best, self._winner_steps) > self.ends:
+        # Where it fits it may be the winner, which is tried again.
+        needed = self._seconds(size, self._steps) + self._seconds(size, self._winner_steps)
+        if time.monotonic() + needed > self.ends:
             raise OutOfTimeError(needed)
         return self._try(size, self._steps).fits
 

@@ -12,19 +12,19 @@ from colakit.bench.course import Figures
 from colakit.bench.max_batch import MARGIN_FRAC, Found, Search, largest_divisor
 from colakit.bench.study import Measured
 from colakit.build import Machine
+from colakit.paper import methods
 from colakit.paper.claims import CLAIMS, Claim, claim
 from colakit.paper.optimizers import ADAMW_PRESET, MUON_PRESET
 from colakit.records.bench import BenchRecord, MaxBatchRecord, PaperFigure, PeerBenchRecord, RatioRecord
 from colakit.units import gib
 
-_PAPER_BATCH_SIZE = 16
-"""Of Tables 4 and 5."""
 _PAPER_SEQ_LEN = 1024
+_SPEEDS = ("examples_per_s", "it_per_s", "tokens_per_s")
 
 
 def bench_record(measured: Measured, machine: Machine, peak_flops_per_s: float) -> BenchRecord:
     """Of one of colakit's own contestants."""
-    config = measured.contestant.config
+    config, claims = measured.contestant.config, paper_figures(measured.contestant)
     record = BenchRecord(
         preset=config.preset,
         optimizer=config.optim.optimizer,
@@ -35,7 +35,8 @@ def bench_record(measured: Measured, machine: Machine, peak_flops_per_s: float) 
         dtype=str(machine.dtype).removeprefix("torch."),
         attention=machine.attention,
         compiled=measured.contestant.compiled,
-        claim=paper_figure(measured.contestant),
+        claim=next((figure for figure in claims if figure.quantity in _SPEEDS), None),
+        claims=claims,
         not_run_s=measured.not_run_s,
         reason=measured.reason,
     )
@@ -144,22 +145,22 @@ def max_batch_record(search: Search, found: Found) -> MaxBatchRecord:
     )
 
 
-def paper_figure(contestant: Contestant) -> PaperFigure | None:
-    """What the paper prints of this preset at this batch size, eager: of Table 3's two all sizes, of others 16."""
+def paper_figures(contestant: Contestant) -> tuple[PaperFigure, ...]:
+    """All that the paper prints of this preset at this batch size, eager: Table 3 first, then 4, 5 and 7."""
     config = contestant.config
     batch_size, preset = config.train.batch_size, config.preset
     if contestant.compiled or config.model.seq_len != _PAPER_SEQ_LEN:
-        return None
-    found: Claim | None = None
-    if preset in (ADAMW_PRESET, MUON_PRESET):
-        column = f"{'Muon' if preset == MUON_PRESET else 'AdamW'} examples/s"
-        place = ("Table 3", f"batch {batch_size}", column)
-        found = next((c for c in CLAIMS if isinstance(c, Claim) and c.reference == place), None)
-    elif batch_size == _PAPER_BATCH_SIZE:
-        found = claim(preset, "it_per_s")
-    if found is None:
-        return None
-    return _figure(found)
+        return ()
+    of_table_3 = {ADAMW_PRESET: "AdamW", MUON_PRESET: "Muon"}.get(preset)
+    places = [("Table 3", f"batch {batch_size}", f"{of_table_3} {column}") for column in ("examples/s", "GPU %")]
+    same_command = methods.bench(preset, batch_size)
+    found = [c for c in CLAIMS if isinstance(c, Claim) and (c.reference in places or c.method == same_command)]
+    figures = [_figure(c) for c in found]
+    return tuple(f for i, f in enumerate(figures) if _what(f) not in [_what(g) for g in figures[:i]])
+
+
+def _what(figure: PaperFigure) -> tuple[str, float]:
+    return figure.quantity, figure.value
 
 
 def _figure(claim: Claim) -> PaperFigure:
@@ -179,22 +180,26 @@ def ratios(results: Sequence[BenchRecord], peers: Sequence[PeerBenchRecord]) -> 
             or (one.preset == other.preset and one.compiled and not other.compiled)
         )
         if is_wanted:
-            paper = _paper_ratio(one.claim, other.claim)
-            yield _ratio(one, _name(other), other.tokens_per_s, other.peak_memory_gib, paper)
+            ratio = _ratio(one, _name(other), other.tokens_per_s, other.peak_memory_gib)
+            paper, paper_memory = (_paper_ratio(one, other, what) for what in (_SPEEDS, ("vram",)))
+            yield replace(ratio, paper=paper, paper_memory=paper_memory)
     for one, peer in product(results, peers):
         is_same_model = peer.name.startswith("hf-llama") or peer.preset == one.preset
         if one.batch_size == peer.batch_size and one.tokens_per_s and peer.tokens_per_s and is_same_model:
-            yield _ratio(one, peer.name, peer.tokens_per_s, peer.peak_memory_gib, None)
+            yield _ratio(one, peer.name, peer.tokens_per_s, peer.peak_memory_gib)
 
 
-def _paper_ratio(one: PaperFigure | None, other: PaperFigure | None) -> float | None:
-    return one.value / other.value if one and other and one.quantity == other.quantity else None
+def _paper_ratio(one: BenchRecord, other: BenchRecord, quantities: Sequence[str]) -> float | None:
+    """Of the first of `quantities` that the paper prints of both, in the same table."""
+    pairs = product(one.claims, other.claims)
+    same = [(a, b) for a, b in pairs if (a.quantity, a.table) == (b.quantity, b.table) and a.quantity in quantities]
+    return same[0][0].value / same[0][1].value if same else None
 
 
-def _ratio(one: BenchRecord, over: str, tokens_per_s: float, memory: float | None, paper: float | None) -> RatioRecord:
+def _ratio(one: BenchRecord, over: str, tokens_per_s: float, memory: float | None) -> RatioRecord:
     assert one.tokens_per_s is not None
     peak = one.peak_memory_gib / memory if one.peak_memory_gib and memory else None
-    return RatioRecord(_name(one), over, one.batch_size, one.tokens_per_s / tokens_per_s, peak, paper)
+    return RatioRecord(_name(one), over, one.batch_size, one.tokens_per_s / tokens_per_s, peak, None)
 
 
 def _name(record: BenchRecord) -> str:

@@ -37,6 +37,9 @@ class BenchRecord(Record):
     attention: str
     compiled: bool
     claim: PaperFigure | None
+    """Of its speed."""
+    claims: tuple[PaperFigure, ...] = ()
+    """All that the paper prints of it at this size, `claim` included. Its tables do not always agree."""
     repeats: int = 0
     """Turns that it had, each between those of the others."""
     steps: int = 0
@@ -114,7 +117,9 @@ class RatioRecord(Record):
     tokens_per_s: float
     peak_memory: float | None
     paper: float | None
-    """What the paper's own figures come to, where it has both."""
+    """What the paper's own figures of speed come to, where it has both."""
+    paper_memory: float | None = None
+    """And those of memory."""
 
 
 @dataclass(frozen=True)

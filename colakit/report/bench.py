@@ -28,14 +28,13 @@ def speed_table(report: BenchReport) -> Table:
     for column in (*columns, "forward", "backward", "optimizer", "data", "MFU, %", "turns"):
         add_number_column(table, column)
     for r in report.results:
-        paper = f"{r.claim.value:g} {r.claim.unit}" if r.claim is not None else ""
         spread = f"{r.step_ms_p10:,.0f} … {r.step_ms_p90:,.0f}" if r.step_ms_p10 and r.step_ms_p90 else "n/a"
         table.add_row(
             _name(r),
             str(r.batch_size),
             str(r.seq_len),
             figure(r.it_per_s, "{:.3f}"),
-            paper,
+            _paper(r, "it_per_s", "examples_per_s", "step_ms", "tokens_per_s"),
             figure(r.examples_per_s, "{:,.2f}"),
             figure(r.tokens_per_s, "{:,.0f}"),
             figure(r.step_ms, "{:,.1f}"),
@@ -65,13 +64,14 @@ def memory_table(report: BenchReport) -> Table:
     """What everyone held."""
     table = new_table("memory, GiB")
     add_name_column(table, "")
-    columns = ("peak", "reserved", "device", "weights", "gradients", "optimizer", "activations")
+    columns = ("peak", "paper", "reserved", "device", "weights", "gradients", "optimizer", "activations")
     for column in ("batch", *columns, "allocator retries"):
         add_number_column(table, column)
     for r in report.results:
-        held = (r.peak_memory_gib, r.reserved_gib, r.device_gib, r.weights_gib, r.gradients_gib, r.optimizer_gib)
-        cells = (figure(n, "{:.3f}") for n in (*held, r.activations_gib))
-        table.add_row(_name(r), str(r.batch_size), *cells, figure(r.alloc_retries, "{:d}"))
+        peak, paper = figure(r.peak_memory_gib, "{:.3f}"), _paper(r, "vram")
+        held = (r.reserved_gib, r.device_gib, r.weights_gib, r.gradients_gib, r.optimizer_gib, r.activations_gib)
+        cells = (figure(n, "{:.3f}") for n in held)
+        table.add_row(_name(r), str(r.batch_size), peak, paper, *cells, figure(r.alloc_retries, "{:d}"))
     for peer in report.peers:
         table.add_row(peer.name, str(peer.batch_size), figure(peer.peak_memory_gib, "{:.3f}"))
     return table
@@ -81,17 +81,20 @@ def use_table(report: BenchReport) -> Table:
     """How busy the machine was, and how steady."""
     table = new_table("use of the machine")
     add_name_column(table, "")
-    columns = ("GPU, %", "± %", "GPU memory busy, %", "W", "GB/s", "CPU, %", "spread of steps, %")
+    columns = ("GPU, %", "paper", "± %", "GPU memory busy, %", "W", "GB/s", "paper", "CPU, %", "spread of steps, %")
     for column in ("batch", *columns):
         add_number_column(table, column)
     for r in report.results:
-        busy = (r.gpu_util_frac, r.gpu_util_spread_frac, r.memory_busy_frac)
+        spread_and_busy = (r.gpu_util_spread_frac, r.memory_busy_frac)
         table.add_row(
             _name(r),
             str(r.batch_size),
-            *(figure(_percent(share), "{:.1f}") for share in busy),
+            figure(_percent(r.gpu_util_frac), "{:.1f}"),
+            _paper(r, "gpu_util"),
+            *(figure(_percent(share), "{:.1f}") for share in spread_and_busy),
             figure(r.power_w, "{:.0f}"),
             figure(r.gb_per_s, "{:.0f}"),
+            _paper(r, "bandwidth"),
             figure(_percent(r.cpu_util_frac), "{:.0f}"),
             figure(_percent(r.step_spread_frac), "{:.1f}"),
         )
@@ -103,12 +106,12 @@ def ratio_table(records: Iterable[RatioRecord]) -> Table:
     table = new_table("ratios, all of this run")
     add_name_column(table, "")
     add_name_column(table, "over")
-    for column in ("batch", "tokens/s", "paper", "peak memory"):
+    for column in ("batch", "tokens/s", "paper", "peak memory", "paper"):
         add_number_column(table, column)
     for r in records:
-        paper = "" if r.paper is None else f"{r.paper:.2f}"
+        paper, paper_memory = ("" if ratio is None else f"{ratio:.2f}" for ratio in (r.paper, r.paper_memory))
         memory = figure(r.peak_memory, "{:.2f}")
-        table.add_row(r.of, r.over, str(r.batch_size), f"{r.tokens_per_s:.2f}", paper, memory)
+        table.add_row(r.of, r.over, str(r.batch_size), f"{r.tokens_per_s:.2f}", paper, memory, paper_memory)
     return table
 
 
@@ -179,6 +182,11 @@ def optimizer_notes(r: OptimizerBenchRecord) -> list[str]:
 
 def _percent(share: float | None) -> float | None:
     return None if share is None else 100.0 * share
+
+
+def _paper(r: BenchRecord, *quantities: str) -> str:
+    """All figures of it, of which tables may have different ones."""
+    return ", ".join(f"{c.value:g} {c.unit}" for c in r.claims if c.quantity in quantities)
 
 
 def _name(r: BenchRecord) -> str:

@@ -1,12 +1,13 @@
 """From measured times to records: rates, shares, ratios, and the paper's figure where it prints one."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from colakit.analysis.flops import step_flops
 from colakit.bench.contestant import Contestant
-from colakit.bench.report import bench_record, paper_figure, peer_record, ratios
+from colakit.bench.report import bench_record, paper_figures, peer_record, ratios
 from colakit.bench.study import Measured
 from colakit.config.load import resolve
 from colakit.nvml import GpuUse
@@ -51,14 +52,28 @@ def test_who_was_not_measured_has_a_reason_and_no_figure() -> None:
     assert record.reason == "2 updates skipped: loss or gradient not finite; lower optim.lr"
 
 
-def test_the_papers_figure_stands_beside_its_own_row() -> None:
-    assert paper_figure(full("original")) == PaperFigure("it_per_s", 3.0, "it/s", "Table 4", "Original")
-    table_3 = PaperFigure("examples_per_s", 1228.8, "examples/s", "Table 3", "batch 128")
-    assert paper_figure(full("cola-smollm2-muon", 128)) == table_3
-    assert paper_figure(full("original", 8)) is None
-    assert paper_figure(full("original", compiled=True)) is None
-    assert paper_figure(full("cola-smollm2", 16, "model.seq_len=512")) is None
-    assert paper_figure(full("cola-smollm2", 12)) is None
+def test_the_papers_figures_stand_beside_their_own_row() -> None:
+    def found(*of: Any) -> list[tuple[str, float, str]]:
+        return [(f.quantity, f.value, f.table) for f in paper_figures(full(*of))]
+
+    assert paper_figures(full("original"))[0] == PaperFigure("it_per_s", 3.0, "it/s", "Table 4", "Original")
+    assert found("original") == [("it_per_s", 3.0, "Table 4"), ("vram", 14.0, "Table 4")]
+    # Tables that do not agree: 156.8 examples a second are 9.8 steps.
+    assert found("cola-smollm2", 16) == [
+        *[("examples_per_s", 156.8, "Table 3"), ("gpu_util", 98.0, "Table 3")],
+        *[("it_per_s", 6.67, "Table 4"), ("vram", 11.0, "Table 4")],
+    ]
+    assert found("cola-smollm2-muon", 32) == [
+        *[("examples_per_s", 278.4, "Table 3"), ("gpu_util", 78.0, "Table 3"), ("gpu_util", 75.0, "Table 7")],
+        *[("step_ms", 192.0, "Table 7"), ("bandwidth", 754.0, "Table 7"), ("tokens_per_s", 5333.0, "Table 7")],
+    ]
+    assert found("cola-smollm2-muon", 128) == [("examples_per_s", 1228.8, "Table 3"), ("gpu_util", 86.0, "Table 3")]
+    assert not found("original", 8)
+    assert not found("cola-smollm2", 16, "model.seq_len=512")
+    assert not found("cola-smollm2", 12)
+    assert paper_figures(full("original", compiled=True)) == ()
+    headline = bench_record(Measured(full("cola-smollm2-muon", 32)), CPU, PEAK).claim
+    assert headline == PaperFigure("examples_per_s", 278.4, "examples/s", "Table 3", "batch 32")
 
 
 def record(preset: str, speed: float, memory: float | None = None, *, size: int = 16, **changes: object) -> BenchRecord:
@@ -71,7 +86,7 @@ def test_ratios_are_to_the_original_to_adamw_to_eager_and_to_peers() -> None:
     results = [
         record("original", 100.0, 4.0),
         record("cola", 250.0, 2.0),
-        record("cola", 300.0, None, compiled=True, claim=None),
+        record("cola", 300.0, None, compiled=True, claims=()),
         record("cola-smollm2", 400.0),
         record("cola-smollm2-muon", 300.0),
         record("cola", 999.0, size=8),
@@ -81,11 +96,18 @@ def test_ratios_are_to_the_original_to_adamw_to_eager_and_to_peers() -> None:
         PeerBenchRecord("torch-muon", "cola-smollm2-muon", 16, 1024, "float32", tokens_per_s=3.0),
         PeerBenchRecord("hf-llama", "original", 8, 1024, "float32"),
     ]
-    found = {(r.of, r.over): (r.tokens_per_s, r.peak_memory, r.paper) for r in ratios(results, peers)}
+    everyone = list(ratios(results, peers))
+    found = {(r.of, r.over): (r.tokens_per_s, r.peak_memory, r.paper) for r in everyone}
+    assert {(r.of, r.over): r.paper_memory for r in everyone if r.paper_memory} == {
+        ("cola", "original"): pytest.approx(12 / 14),
+        ("cola-smollm2", "original"): pytest.approx(11 / 14),
+        ("cola-smollm2-muon", "original"): pytest.approx(11 / 14),
+        ("cola-smollm2-muon", "cola-smollm2"): 1.0,
+    }
     assert found == {
         ("cola", "original"): (2.5, 0.5, 5.0 / 3.0),
-        ("cola-smollm2", "original"): (4.0, None, None),
-        ("cola-smollm2-muon", "original"): (3.0, None, None),
+        ("cola-smollm2", "original"): (4.0, None, pytest.approx(6.67 / 3.0)),
+        ("cola-smollm2-muon", "original"): (3.0, None, pytest.approx(5.2 / 3.0)),
         ("cola, compiled", "cola"): (1.2, None, None),
         ("cola-smollm2-muon", "cola-smollm2"): (0.75, None, pytest.approx(131.2 / 156.8)),
         ("original", "hf-llama"): (2.0, 0.5, None),

@@ -311,12 +311,14 @@ def test_bench_records_what_its_commands_are_said_to_measure() -> None:
 
 def test_what_is_not_there_yet_says_so() -> None:
     loss, batch = claim("cola", "loss"), claim("cola", "largest_batch")
+    spectrum = next(c for c in CLAIMS if c.method.line == methods.spectrum().line)
     assert loss is not None
     assert loss.method.line == "colakit train --preset cola"
     assert (loss.command, loss.untestable) == ("colakit train --preset cola", None)
     assert batch is not None
-    assert batch.untestable == "not testable here yet: `colakit bench` has no --max-batch"
-    assert batch.command is None
+    assert (batch.command, batch.untestable) == ("colakit bench --preset cola --max-batch", None)
+    assert spectrum.untestable == "not testable here yet: `colakit eval` has no --spectrum"
+    assert spectrum.command is None
 
 
 # look-up

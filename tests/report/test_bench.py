@@ -35,6 +35,13 @@ WHO = BenchRecord(
     attention="sdpa",
     compiled=False,
     claim=PaperFigure("it_per_s", 6.24, "it/s", "Table 4", "CoLA + FANformer + SmolLM2"),
+    claims=(
+        PaperFigure("it_per_s", 6.24, "it/s", "Table 4", "CoLA + FANformer + SmolLM2"),
+        PaperFigure("vram", 11.2, "GB", "Table 4", "CoLA + FANformer + SmolLM2"),
+        PaperFigure("gpu_util", 94.0, "%", "Table 7", "GPU utilisation"),
+        PaperFigure("step_ms", 160.0, "ms", "Table 7", "time per batch (ms)"),
+        PaperFigure("bandwidth", 876.0, "GB/s", "Table 7", "bandwidth (GB/s)"),
+    ),
 )
 MEASURED = dataclasses.replace(
     WHO,
@@ -65,6 +72,7 @@ ON_GPU = dataclasses.replace(
     preset="cola",
     compiled=True,
     claim=None,
+    claims=(),
     reserved_gib=7.1234,
     alloc_retries=2,
     gpu_util_frac=0.9531,
@@ -76,7 +84,7 @@ ON_GPU = dataclasses.replace(
 MISSING = dataclasses.replace(WHO, batch_size=128, not_run_s=1234.5, reason="not run, would take 1,234 s")
 PEER = PeerBenchRecord("hf-llama", "original", 16, 1024, "float32", 234_547_968, 20_000.4, 819.2, 9.8765, repeats=5)
 RATIOS = (
-    RatioRecord("cola", "original", 16, 2.468, 0.5432, 1.6667),
+    RatioRecord("cola", "original", 16, 2.468, 0.5432, 1.6667, 0.8571),
     RatioRecord("cola, compiled", "hf-llama", 16, 4.321, None, None),
 )
 REPORT = BenchReport(
@@ -95,9 +103,10 @@ def test_speed(shown) -> None:  # type: ignore[no-untyped-def]
         "speed: CPU, float32, attention sdpa",
         "batch  tokens  it/s  paper  examples/s  tokens/s  ms/step  p10 … p90  "
         "forward  backward  optimizer  data  MFU, %  turns",
-        "cola-fan  16  1024  3.142  6.24 it/s  50.27  51,472  318.3  301 … 353  101.2  202.3  14.6  0.1  43.2  5",
+        "cola-fan  16  1024  3.142  6.24 it/s, 160 ms  50.27  51,472  318.3  301 … 353  "
+        "101.2  202.3  14.6  0.1  43.2  5",
         "cola, compiled  16  1024  3.142  50.27  51,472  318.3  301 … 353  101.2  202.3  14.6  0.1  43.2  5",
-        "cola-fan  128  1024  n/a  6.24 it/s  n/a  n/a  n/a  n/a  n/a  n/a  n/a  n/a  n/a  0",
+        "cola-fan  128  1024  n/a  6.24 it/s, 160 ms  n/a  n/a  n/a  n/a  n/a  n/a  n/a  n/a  n/a  0",
         "hf-llama  16  1024  1.221  19.53  20,000  819.2  5",
     ]
 
@@ -105,26 +114,26 @@ def test_speed(shown) -> None:  # type: ignore[no-untyped-def]
 def test_memory_and_use(shown) -> None:  # type: ignore[no-untyped-def]
     assert shown(memory_table(REPORT)) == [
         "memory, GiB",
-        "batch  peak  reserved  device  weights  gradients  optimizer  activations  allocator retries",
-        "cola-fan  16  5.432  n/a  6.543  0.329  0.329  0.658  4.111  n/a",
+        "batch  peak  paper  reserved  device  weights  gradients  optimizer  activations  allocator retries",
+        "cola-fan  16  5.432  11.2 GB  n/a  6.543  0.329  0.329  0.658  4.111  n/a",
         "cola, compiled  16  5.432  7.123  6.543  0.329  0.329  0.658  4.111  2",
-        "cola-fan  128  n/a  n/a  n/a  n/a  n/a  n/a  n/a  n/a",
+        "cola-fan  128  n/a  11.2 GB  n/a  n/a  n/a  n/a  n/a  n/a  n/a",
         "hf-llama  16  9.877",
     ]
     assert shown(use_table(REPORT)) == [
         "use of the machine",
-        "batch  GPU, %  ± %  GPU memory busy, %  W  GB/s  CPU, %  spread of steps, %",
-        "cola-fan  16  n/a  n/a  n/a  n/a  n/a  99  16.2",
+        "batch  GPU, %  paper  ± %  GPU memory busy, %  W  GB/s  paper  CPU, %  spread of steps, %",
+        "cola-fan  16  n/a  94 %  n/a  n/a  n/a  n/a  876 GB/s  99  16.2",
         "cola, compiled  16  95.3  1.2  65.4  412  1801  99  16.2",
-        "cola-fan  128  n/a  n/a  n/a  n/a  n/a  n/a  n/a",
+        "cola-fan  128  n/a  94 %  n/a  n/a  n/a  n/a  876 GB/s  n/a  n/a",
     ]
 
 
 def test_ratios_and_notes(shown) -> None:  # type: ignore[no-untyped-def]
     assert shown(ratio_table(REPORT.ratios)) == [
         "ratios, all of this run",
-        "over  batch  tokens/s  paper  peak memory",
-        "cola  original  16  2.47  1.67  0.54",
+        "over  batch  tokens/s  paper  peak memory  paper",
+        "cola  original  16  2.47  1.67  0.54  0.86",
         "cola, compiled  hf-llama  16  4.32  n/a",
     ]
     assert bench_notes(REPORT) == [

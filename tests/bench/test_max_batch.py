@@ -1,0 +1,219 @@
+"""The largest batch: the search itself, its prediction, time and winner on tries that are played, and a real one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colakit.analysis.memory import memory_ledger
+from colakit.bench import max_batch as module
+from colakit.bench import run as running
+from colakit.bench.max_batch import MARGIN_FRAC, MOST_PROBES, Search, largest_divisor, search
+from colakit.bench.probe import Outcome, Room, with_micro_batch
+from colakit.bench.report import max_batch_record
+from colakit.bench.run import run_max_batch
+from colakit.build import Machine
+from colakit.config.load import resolve
+from colakit.config.schema import RunConfig
+from colakit.errors import ConfigError
+from tests.bench.tiny import CPU, tiny_config
+
+GIB = 2**30
+CONFIG = resolve("cola-smollm2", sets=["train.device=cpu", "train.dtype=float32", "train.batch_size=16"]).config
+
+
+# the search
+
+
+@given(st.integers(0, 3000), st.integers(1, 4000), st.integers(1, 3000))
+def test_a_search_ends_at_the_edge_whatever_it_starts_from(edge: int, start: int, highest: int) -> None:
+    tried: list[int] = []
+
+    def fits(size: int) -> bool:
+        tried.append(size)
+        return size <= edge
+
+    assert search(start, fits, most=100, highest=highest) == min(edge, highest)
+    assert all(1 <= size <= highest for size in tried)
+    assert len(set(tried)) == len(tried)
+
+
+@given(st.integers(1, 40), st.floats(0.9, 1.1))
+def test_from_a_good_prediction_seven_tries_reach_the_edge(edge: int, error: float) -> None:
+    tried: list[int] = []
+    found = search(max(1, round(error * edge)), lambda n: (tried.append(n), n <= edge)[1], most=7, highest=10**6)
+    assert found == edge
+    assert len(tried) <= 7
+
+
+def test_steps_double_and_then_halve() -> None:
+    tried: list[int] = []
+    search(100, lambda n: (tried.append(n), n <= 128)[1], most=7, highest=10**6)
+    assert tried == [100, 105, 115, 135, 125, 130, 127]
+    tried.clear()
+    search(100, lambda n: (tried.append(n), n <= 80)[1], most=7, highest=10**6)
+    assert tried == [100, 95, 85, 65, 75, 80, 82]
+
+
+def test_a_divisor() -> None:
+    assert [largest_divisor(16, n) for n in (1, 5, 8, 15, 16, 99)] == [1, 4, 8, 8, 16, 16]
+
+
+# a configuration, on tries that are played
+
+
+@dataclass
+class Stage:
+    """Where a try takes no time but that of its steps, and memory by the ledger, `excess` times what grows."""
+
+    excess: float = 1.0
+    taken: int = GIB // 4
+    step_s: Callable[[RunConfig], float] = lambda c: 0.1 * c.train.batch_size
+    growth: float = 1.0
+    """By which longer tries hold more."""
+    now: float = 0.0
+    tried: list[tuple[int, int]] = field(default_factory=list)
+
+    def try_batch(self, config: RunConfig, machine: Machine, *, steps: int, limit: int, timeout_s: float) -> Outcome:
+        size = config.train.effective_micro_batch_size
+        self.tried.append((size, steps))
+        took = steps * self.step_s(config)
+        self.now += took
+        ledger = memory_ledger(config)
+        state = ledger.weights + ledger.muon_state + ledger.adamw_state
+        growing = ledger.total - state - ledger.gradients
+        gradients = ledger.gradients if config.train.batch_size > size else max(0, ledger.gradients - growing)
+        peak = self.taken + state + gradients + int(self.excess * growing * (self.growth if steps > 2 else 1.0))
+        if peak > limit:
+            return Outcome(False, None, took, reason="out of memory")
+        return Outcome(True, peak, took, self.step_s(config))
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    stage: Stage,
+    *,
+    config: RunConfig = CONFIG,
+    gib: float = 12.0,
+    budget_s: float = 1e6,
+) -> tuple[Search, module.Found]:
+    monkeypatch.setattr(module, "try_batch", stage.try_batch)
+    monkeypatch.setattr("time.monotonic", lambda: stage.now)
+    room = Room(stage.taken, 64 * GIB, peak_flops_per_s=1e12)
+    one = Search(config, CPU, room, int(gib * GIB), budget_s, lambda _: None)
+    return one, one.run()
+
+
+@pytest.mark.parametrize("excess", [0.7, 1.0, 1.2, 2.1])
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_the_first_try_corrects_the_ledger(monkeypatch: pytest.MonkeyPatch, excess: float, batch_size: int) -> None:
+    config = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"batch_size": batch_size})})
+    stage = Stage(excess)
+    search, found = run(monkeypatch, stage, config=config)
+    assert found.size is not None
+    assert found.size == found.predicted
+    limit = int((1.0 - MARGIN_FRAC) * 12 * GIB)
+
+    def fits(size: int) -> bool:
+        return stage.try_batch(with_micro_batch(config, size), CPU, steps=2, limit=limit, timeout_s=0.0).fits
+
+    assert fits(found.size)
+    assert not fits(found.size + 1)
+    assert search.probes[0].batch_size == max(1, found.by_ledger // 4)
+    assert len(search.probes) <= MOST_PROBES + 1
+    assert search.probes[-1].steps == 10
+    assert (found.size > found.by_ledger) == (excess < 1.0)
+
+
+def test_the_winner_is_tried_for_longer_and_made_smaller_until_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = run(monkeypatch, Stage(), gib=24.0)[1].size
+    search, found = run(monkeypatch, Stage(growth=1.08), gib=24.0)
+    assert held is not None
+    assert found.size is not None
+    long = [(p.batch_size, p.fits) for p in search.probes if p.steps == 10]
+    assert long[0] == (held, False)
+    assert long[-1] == (found.size, True)
+    assert 0.85 * held < found.size < held
+    assert run(monkeypatch, Stage(growth=3.0))[1].size is None
+
+
+def test_the_settings_keep_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    search, found = run(monkeypatch, Stage(), gib=6.0)
+    record = max_batch_record(search, found)
+    assert found.size is not None
+    assert 4 <= found.size < 8
+    assert (record.batch_size, record.micro_batch_size, record.max_batch) == (16, 4, found.size)
+    assert (record.claim and record.claim.value, record.steps) == (36.0, 10)
+    assert record.limit_gib == 6.0
+    assert record.peak_gib is not None
+    assert record.peak_gib < (1 - MARGIN_FRAC) * 6.0
+
+
+def test_what_cannot_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage()
+    _, found = run(monkeypatch, stage, gib=1.0)
+    assert (found.size, stage.tried) == (None, [])
+    assert found.reason is not None
+    assert found.reason.startswith("one sequence takes 2.54 GiB by the ledger, ")
+    assert found.reason.endswith("0.95 GiB are allowed")
+
+
+def test_what_the_budget_has_no_time_for_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage()
+    _, found = run(monkeypatch, stage, budget_s=5.0)
+    assert stage.tried == []
+    assert found.not_run_s is not None
+    assert found.not_run_s > 5.0
+    assert found.reason == f"not run, would take {found.not_run_s:,.0f} s"
+
+
+def test_a_search_that_the_budget_ends_tries_what_it_has_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(step_s=lambda c: 2.0 * c.train.batch_size)
+    search, found = run(monkeypatch, stage, budget_s=400.0)
+    assert found.reason is not None
+    assert found.reason.startswith("--budget-s ended the search: a larger one would take ")
+    assert found.size == max(p.batch_size for p in search.probes if p.fits and p.steps == 2)
+    assert stage.tried[-1] == (found.size, 10)
+    assert stage.now < 400.0
+
+
+# real processes
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CPU's limits")
+def test_a_largest_batch_is_found_and_is_the_edge() -> None:
+    """Of a model whose sequences are large beside what a process holds anyway."""
+    config = tiny_config("model.seq_len=512", "model.vocab_size=500", "model.n_layers=4", "train.batch_size=6")
+    watched: list[str] = []
+    report = run_max_batch([config], memory_gib=0.7, budget_s=200.0, watch=watched.append)
+    (record,) = report.results
+    assert record.max_batch is not None, record
+    assert record.micro_batch_size in (1, 2, 3, 6)
+    assert record.peak_gib is not None
+    assert 0.3 < record.peak_gib <= 0.95 * 0.7
+    assert record.probes[-1].steps == 10
+    # Beyond it nothing fits that was tried for as long, or close to it.
+    smallest = min((p.batch_size for p in record.probes if not p.fits), default=None)
+    assert smallest is not None
+    assert record.max_batch < smallest
+    assert any("sequences, 10 steps" in text for text in watched)
+
+
+def test_more_than_is_free_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "find_room", lambda *_: Room(GIB, 4 * GIB, 1e12))
+    with pytest.raises(ConfigError, match=r"--memory-gib = 5.*only 4\.00 GiB are free"):
+        run_max_batch([replace_device(tiny_config())], memory_gib=5.0, budget_s=9.0, watch=lambda _: None)
+
+
+def test_a_cpu_gives_60_per_cent_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "find_room", lambda *_: Room(0, 10 * GIB, 1e12))
+    monkeypatch.setattr(Search, "run", lambda _: module.Found(3, 3))
+    report = run_max_batch([replace_device(tiny_config())], memory_gib=None, budget_s=9.0, watch=lambda _: None)
+    assert report.results[0].limit_gib == pytest.approx(6.0)
+
+
+def replace_device(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"train": config.train.model_copy(update={"device": "cpu"})})

@@ -1,0 +1,129 @@
+"""One try: what training does, in a process that is ended where it holds more than it may."""
+
+import os
+import signal
+from typing import Any
+
+import pytest
+import torch
+
+from colakit.bench import probe as module
+from colakit.bench.probe import find_room, try_batch, with_micro_batch
+from colakit.build import Machine
+from colakit.config.schema import RunConfig
+from colakit.errors import RunError
+from tests.bench.tiny import CPU, tiny_config
+
+GIB = 2**30
+
+
+def test_one_micro_batch_is_enough_where_it_is_the_batch_and_two_show_what_waits() -> None:
+    config = tiny_config("train.batch_size=8")
+    sizes = {n: with_micro_batch(config, n).train for n in (3, 8, 11)}
+    assert {n: (t.batch_size, t.effective_micro_batch_size) for n, t in sizes.items()} == {
+        3: (6, 3),
+        8: (8, 8),
+        11: (11, 11),
+    }
+
+
+def test_a_try_makes_its_steps_with_an_evaluation_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    step, evaluate = module.OwnStep.__call__, module.evaluate
+
+    def stepping(self: Any, n: int, batches: Any) -> bool:
+        done.append(f"step {n} of {len(batches)} by {len(batches[0].tokens)}")
+        return step(self, n, batches)
+
+    def evaluating(model: Any, batches: Any, *rest: Any, **options: Any) -> Any:
+        done.append(f"evaluation of {len(batches[0].tokens)}")
+        return evaluate(model, batches, *rest, **options)
+
+    monkeypatch.setattr(module.OwnStep, "__call__", stepping)
+    monkeypatch.setattr(module, "evaluate", evaluating)
+    outcome = module._make_steps(with_micro_batch(tiny_config("train.batch_size=8"), 3), CPU, steps=3)
+    assert done == ["step 0 of 2 by 3", "evaluation of 3", "step 1 of 2 by 3", "step 2 of 2 by 3"]
+    assert outcome.fits
+    assert outcome.step_s
+
+
+def test_a_try_that_fits_tells_what_it_held() -> None:
+    outcome = try_batch(tiny_config(), CPU, steps=2, limit=4 * GIB, timeout_s=100.0)
+    assert (outcome.fits, outcome.reason) == (True, None)
+    assert outcome.peak is not None
+    assert 0.1 * GIB < outcome.peak < GIB
+    assert outcome.step_s is not None
+    assert outcome.step_s < outcome.seconds
+
+
+def test_one_that_holds_more_is_killed() -> None:
+    config = tiny_config("model.seq_len=512", "model.n_layers=8", "train.batch_size=64")
+    whole = try_batch(config, CPU, steps=2, limit=8 * GIB, timeout_s=100.0)
+    assert whole.peak is not None
+    limit = whole.peak // 2
+    outcome = try_batch(config, CPU, steps=2, limit=limit, timeout_s=100.0)
+    assert (outcome.fits, outcome.peak, outcome.step_s) == (False, None, None)
+    assert outcome.reason == f"held more than {limit / GIB:.2f} GiB"
+
+
+def test_one_that_takes_too_long_raises() -> None:
+    with pytest.raises(TimeoutError):
+        try_batch(tiny_config(), CPU, steps=2, limit=4 * GIB, timeout_s=0.0)
+
+
+class Ends:
+    """A step that cannot be made; it goes to the other process as it is."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __call__(self, connection: Any, config: RunConfig, machine: Machine, steps: int, limit: int) -> None:
+        if self.how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise {"memory": torch.OutOfMemoryError, "fault": RuntimeError}[self.how]("mat1 and mat2")
+
+
+def test_one_that_the_system_kills_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_serve", Ends("killed"))
+    outcome = try_batch(tiny_config(), CPU, steps=2, limit=4 * GIB, timeout_s=100.0)
+    assert (outcome.fits, outcome.reason) == (False, "its process was killed, most likely for want of memory")
+
+
+def test_a_fault_of_ours_is_no_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_serve", Ends("fault"))
+    with pytest.raises(RunError, match="what it said is above"):
+        try_batch(tiny_config(), CPU, steps=2, limit=4 * GIB, timeout_s=100.0)
+
+
+class Line:
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+def test_a_lack_of_memory_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, "_make_steps", refuse)
+    line = Line()
+    module._serve(line, tiny_config(), CPU, 2, GIB)  # type: ignore[arg-type]
+    (outcome,) = line.sent
+    assert (outcome.fits, outcome.reason) == (False, "out of memory")
+
+
+@pytest.mark.parametrize("preset", ["original", "cola-fan-atf", "cola-fan-dropout-muon", "cola-m"])
+def test_room_is_found_for_every_kind(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = module._find_room(tiny_config(preset=preset), CPU)
+    assert 0.1 * GIB < room.taken < room.free
+    assert room.peak_flops_per_s > 1e9
+
+
+def test_room_is_found_in_a_process_of_its_own() -> None:
+    held = bytearray(GIB)
+    for i in range(0, GIB, 4096):
+        held[i] = 1
+    assert find_room(tiny_config(), CPU).taken < 0.7 * GIB
+    assert len(held) == GIB
