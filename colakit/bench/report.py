@@ -168,14 +168,18 @@ def _figure(claim: Claim) -> PaperFigure:
 
 
 def ratios(results: Sequence[BenchRecord], peers: Sequence[PeerBenchRecord]) -> Iterator[RatioRecord]:
-    """Everyone over `original`, Muon over AdamW, compiled over eager, and over every peer; at equal batch sizes."""
+    """Everyone over `original`, or where that is not there over the first; Muon over AdamW, compiled over eager, and
+    all over every peer; at equal batch sizes.
+    """
+    presets = [record.preset for record in results]
+    base = "original" if "original" in presets else next(iter(presets), None)
     pairs = [*product(results, results)]
     for one, other in pairs:
         if one is other or one.batch_size != other.batch_size or not (one.tokens_per_s and other.tokens_per_s):
             continue
         same_way = one.compiled == other.compiled
         is_wanted = (
-            (other.preset == "original" and one.preset != "original" and same_way)
+            (other.preset == base and one.preset != base and same_way)
             or (one.preset == f"{other.preset}-muon" and same_way)
             or (one.preset == other.preset and one.compiled and not other.compiled)
         )

@@ -119,6 +119,16 @@ def test_ratios_are_to_the_original_to_adamw_to_eager_and_to_peers() -> None:
     }
 
 
+def test_where_there_is_no_original_ratios_are_to_the_first() -> None:
+    results = [record("cola-smollm2", 100.0, 4.0), record("cola-m", 80.0, 1.0), record("cola-fan", 90.0)]
+    found = [(r.of, r.over, r.tokens_per_s, r.peak_memory) for r in ratios(results, [])]
+    assert found == [
+        ("cola-m", "cola-smollm2", 0.8, 0.25),
+        ("cola-fan", "cola-smollm2", 0.9, None),
+    ]
+    assert not list(ratios([], []))
+
+
 def test_a_peers_record_names_its_shape() -> None:
     of = replace(contestant("original", "train.batch_size=4"), peer="hf-llama")
     found = peer_record(Measured(of, figures(0.5, 0.5, 2.0), repeats=3), CPU)
