@@ -9,7 +9,7 @@ from colakit.analysis.memory import memory_ledger
 from colakit.bench.contestant import Contestant
 from colakit.bench.course import Course
 from colakit.bench.peaks import measure_peaks
-from colakit.bench.run import run_bench
+from colakit.bench.run import run_bench, run_max_batch
 from colakit.build import pick_machine
 from colakit.config.load import resolve
 from colakit.loss import IGNORE, loss_sums
@@ -62,10 +62,8 @@ def test_the_peak_is_that_of_the_ledger(preset: str) -> None:
     course.turn(3)
     found, ledger = course.figures(), memory_ledger(of.config)
     course.close()
-    total = ledger.total
-    assert total is not None
     assert found.memory.peak is not None
-    assert found.memory.peak * GIB == pytest.approx(total, rel=0.1)
+    assert found.memory.peak * GIB == pytest.approx(ledger.total, rel=0.1)
     assert found.forward_ms is not None
     assert found.backward_ms is not None
     times = found.forward_ms + found.backward_ms + sum(part.ms for part in found.optimizer)
@@ -86,3 +84,16 @@ def test_a_report_has_the_gpu_s_figures() -> None:
     peak = measure_peaks(pick_machine(everyone[0].config))
     assert peak.dtype in ("bfloat16", "float32")
     assert peak.bytes_per_s > 5e10
+
+
+@pytest.mark.parametrize("preset", ["cola-smollm2", "cola-m"])
+def test_a_largest_batch_fits_and_the_limit_ends_larger_ones(preset: str) -> None:
+    config = contestant(preset, "model.attention=sdpa").config
+    report = run_max_batch([config], memory_gib=6.0, budget_s=500.0, watch=print)
+    (record,) = report.results
+    assert record.max_batch is not None, record
+    assert record.peak_gib is not None
+    assert 3.0 < record.peak_gib <= 0.95 * 6.0
+    assert record.predicted == pytest.approx(record.max_batch, rel=0.1)
+    assert [p.reason for p in record.probes if not p.fits] == ["out of memory"] * sum(not p.fits for p in record.probes)
+    assert any(not p.fits for p in record.probes)
