@@ -22,7 +22,7 @@ def read_report(path: Path) -> Report:
             f"{path} cannot be read as a report: {error}. `colakit bench --out {path}` makes one."
         ) from error
     if not isinstance(report, dict) or report.get("kind") != BenchReport.kind:
-        raise RunError(f"{path} is no report of colakit bench. `colakit bench --out FILE.json` makes one.")
+        raise RunError(f"{path} is no report of speeds. `colakit bench --out FILE.json` makes one.")
     if report.get("schema") != SCHEMA_VERSION:
         raise RunError(f"{path} was written by another version of colakit. Measure again.")
     return report

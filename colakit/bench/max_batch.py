@@ -34,7 +34,8 @@ _START_S = 10.0
 _COMPILE_S = 60.0
 _EVALUATION = 1 / 3
 """Of a step's time: the forward pass."""
-_GRACE_S = 60.0
+_GRACE_S = 20.0
+"""Which a try that was expected to end within the budget may take beyond it."""
 
 Watch = Callable[[str], None]
 
@@ -75,7 +76,7 @@ class Found:
 
 
 class OutOfTimeError(Exception):
-    """The next try would end behind the budget."""
+    """A try would end behind the budget, or has not ended with it."""
 
     def __init__(self, needed_s: float) -> None:
         super().__init__()
@@ -119,10 +120,17 @@ class Search:
             search(start, self._fits, most=MOST_PROBES - 1, highest=self._highest)
         except OutOfTimeError as out:
             if not self.probes:
-                return Found(by_ledger, predicted, not_run_s=out.needed_s, reason=_not_run(out.needed_s))
+                reason = f"not run, would take {out.needed_s:,.0f} s: raise --budget-s"
+                return Found(by_ledger, predicted, not_run_s=out.needed_s, reason=reason)
             early = f"--budget-s ended the search: a larger one would take {out.needed_s:,.0f} s more"
         for size in self._candidates():
-            if self._try(size, self._winner_steps).fits:
+            try:
+                held = self._try(size, self._winner_steps).fits
+            except OutOfTimeError as out:
+                seen = next(probe for probe in reversed(self.probes) if probe.batch_size == size and probe.fits)
+                early = f"--budget-s ended the try for longer, behind {out.needed_s:,.0f} s"
+                return Found(by_ledger, predicted, size, seen, reason=early)
+            if held:
                 return Found(by_ledger, predicted, size, self.probes[-1], reason=early)
         return Found(by_ledger, predicted, reason=early or f"none trains: {self.probes[-1].reason}")
 
@@ -147,11 +155,11 @@ class Search:
     def _try(self, size: int, steps: int) -> Outcome:
         self.watch(f"{self.config.preset}: {size} sequences, {steps} steps")
         config = with_micro_batch(self.config, size)
-        most_s = max(0.0, self.ends - time.monotonic()) + _GRACE_S + 2.0 * self._seconds(size, steps)
+        most_s = max(0.0, self.ends - time.monotonic()) + _GRACE_S
         try:
             outcome = try_batch(config, self.machine, steps=steps, limit=self._allowed, timeout_s=most_s)
         except TimeoutError:
-            outcome = Outcome(False, None, most_s, reason=f"no end within {most_s:,.0f} s")
+            raise OutOfTimeError(most_s) from None
         if outcome.step_s:
             self._flops_per_s = step_flops(config).hardware_flops / outcome.step_s
         peak = gib(outcome.peak) if outcome.peak is not None else None
@@ -194,7 +202,3 @@ class Search:
 def largest_divisor(n: int, most: int) -> int:
     """The largest number up to `most`, which is at least 1, that divides `n`."""
     return max(d for d in range(1, min(n, most) + 1) if n % d == 0)
-
-
-def _not_run(needed_s: float) -> str:
-    return f"not run, would take {needed_s:,.0f} s"

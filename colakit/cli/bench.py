@@ -1,5 +1,6 @@
 """``colakit bench``."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,8 +120,10 @@ def bench(
             raise typer.BadParameter("--optimizer-only takes one.", param_hint="--preset")
         _optimizer((presets or [OPTIMIZER_PRESET])[0], repeats or 9, smoke=smoke, sets=sets or [], json=json)
         return
-    if memory_gib is not None and (not max_batch or memory_gib <= 0):
-        raise typer.BadParameter("goes with --max-batch, and is above 0.", param_hint="--memory-gib")
+    if memory_gib is not None and not max_batch:
+        raise typer.BadParameter("goes with --max-batch: add it, or leave this out.", param_hint="--memory-gib")
+    if memory_gib is not None and not (0 < memory_gib < math.inf):
+        raise typer.BadParameter("is a number of GiB above 0.", param_hint="--memory-gib")
     if max_batch:
         useless = {"--batch-sizes": batch_sizes, "--peer": peers, "--compile": compiled, "--repeats": repeats}
         _refuse_useless(useless, "--max-batch")
@@ -128,11 +131,13 @@ def bench(
         raise typer.BadParameter("--all names every preset: leave --preset out.", param_hint="--preset")
     if out is not None and not out.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {out.parent}.", param_hint="--out")
+    if out is not None and out.is_dir():
+        raise typer.BadParameter(f"{out} is a folder: give a file in it.", param_hint="--out")
     names = list(preset_names()) if everything else presets or [ADAMW_PRESET, MUON_PRESET]
     names = list(dict.fromkeys(names))
     more = [*(sets or []), *([f"model.seq_len={seq_len}"] if seq_len else [])]
     if max_batch:
-        _refuse_sets(sets or [], {"model.seq_len": "--seq-len", "train.micro_batch_size": "what it finds"})
+        _refuse_sets(sets or [], _MAX_BATCH_OPTIONS)
         found = _max_batch([resolve(name, smoke_run=smoke, sets=more).config for name in names], memory_gib, budget_s)
         _show(found, out=out, json=json, show=_print_max_batch)
         return
@@ -260,6 +265,11 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 _OPTIONS = {"train.batch_size": "--batch-sizes", "model.seq_len": "--seq-len", "train.compile": "--compile"}
 """Settings that are options here."""
+_MAX_BATCH_OPTIONS = {
+    "model.seq_len": "--seq-len",
+    "train.micro_batch_size": "what it finds",
+    "train.memory_gib": "--memory-gib",
+}
 
 
 def _refuse_sets(sets: list[str], options_of: dict[str, str]) -> None:

@@ -233,7 +233,7 @@ class TrainConfig(Section):
         "auto",
         description="precision of the products; auto: bfloat16 where the GPU multiplies it natively, else float32",
     )
-    compile: bool | Literal["auto"] = Field(
+    compile: Literal[True, False, "auto"] = Field(
         "auto",
         description="torch.compile of the blocks while training, for which the first step waits; auto: on CUDA",
     )

@@ -175,6 +175,8 @@ class MaxBatchRecord(Record):
     """By the ledger, and what the first try was seen to take."""
     max_batch: int | None = None
     """Sequences."""
+    is_bounded: bool = False
+    """Whether a larger one was seen not to fit; else the time was up before."""
     steps: int | None = None
     """That it made, in the last try."""
     peak_gib: float | None = None

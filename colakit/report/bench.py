@@ -139,7 +139,7 @@ def comparison_table(records: Iterable[ComparisonRecord]) -> Table:
 def bench_notes(report: BenchReport) -> list[str]:
     """What was not measured and why, and by what shares are meant."""
     everyone: list[BenchRecord | PeerBenchRecord] = [*report.results, *report.peers]
-    of = {id(r): f"{r.name if isinstance(r, PeerBenchRecord) else r.preset}, batch {r.batch_size}" for r in everyone}
+    of = {id(r): f"{r.name if isinstance(r, PeerBenchRecord) else _name(r)}, batch {r.batch_size}" for r in everyone}
     reasons = sorted((r for r in everyone if r.reason), key=lambda r: r.reason or "")
     notes = [
         f"{reason}: {'; '.join(of[id(r)] for r in same)}." for reason, same in groupby(reasons, lambda r: r.reason)

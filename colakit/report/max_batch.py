@@ -25,8 +25,8 @@ def max_batch_table(report: MaxBatchReport) -> Table:
             f"{r.limit_gib:.2f}",
             str(r.by_ledger),
             str(r.predicted),
-            figure(r.max_batch, "{:d}"),
-            figure(r.max_batch and r.predicted / r.max_batch, "{:.2f}"),
+            figure(r.max_batch, "{:d}" if r.is_bounded else "≥ {:d}"),
+            figure(r.predicted / r.max_batch if r.max_batch and r.is_bounded else None, "{:.2f}"),
             "" if r.claim is None else f"{r.claim.value:g}",
             figure(r.peak_gib, "{:.2f}"),
             figure(r.steps, "{:d}"),
@@ -57,13 +57,15 @@ def max_batch_notes(report: MaxBatchReport) -> Iterator[str]:
             continue
         n_micro = r.batch_size // r.micro_batch_size
         parts = "at once" if n_micro == 1 else f"in {n_micro} micro-batches"
-        settings = f"--set train.batch_size={r.batch_size} --set train.micro_batch_size={r.micro_batch_size}"
+        settings = f"--set train.batch_size={r.batch_size}"
+        settings += f" --set train.micro_batch_size={r.micro_batch_size}" if n_micro > 1 else ""
         yield f"{r.preset}, {r.batch_size} sequences a step {parts}: {settings}"
         if r.max_batch != r.batch_size:
-            yield f"{r.preset}, as many as fit at once: --set train.batch_size={r.max_batch}"
-    if any(r.max_batch for r in report.results):
+            how_many = "as many as fit at once" if r.is_bounded else "as many as were seen to fit at once"
+            yield f"{r.preset}, {how_many}: --set train.batch_size={r.max_batch}"
+    if report.results:
         margin = report.results[0].margin_frac
-        yield f"All tries kept {100 * margin:g} % of the limit free. The paper's figures are of 24 GB."
+        yield f"All tries keep {100 * margin:g} % of the limit free. The paper's figures are of 24 GB."
 
 
 def _allowed(r: MaxBatchRecord) -> float:

@@ -110,7 +110,7 @@ class TrainStep:
         except torch._dynamo.exc.TorchDynamoException as error:
             cause = getattr(error, "inner_exception", error)
             told = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-            log.warning("torch.compile fails here, so the blocks are not compiled: %s", told)
+            log.warning("torch.compile fails, so the blocks are not compiled; see `colakit doctor`. It says: %s", told)
         self.model.run_eagerly()
         self.optimizer.zero_grad()
         rng.put_back(drawn)

@@ -79,8 +79,8 @@ def test_what_cannot_be_compared_is_an_error(tmp_path: Path) -> None:
         read_report(path)
     for content, message in (
         ("{", "cannot be read as a report"),
-        ("[]", "is no report of colakit bench"),
-        ('{"kind": "params"}', "is no report of colakit bench"),
+        ("[]", "is no report of speeds"),
+        ('{"kind": "params"}', "is no report of speeds"),
         (json.dumps({**report(), "schema": 0}), "another version"),
     ):
         path.write_text(content)

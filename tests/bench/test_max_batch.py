@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -167,7 +168,7 @@ def test_what_the_budget_has_no_time_for_is_not_run(monkeypatch: pytest.MonkeyPa
     assert stage.tried == []
     assert found.not_run_s is not None
     assert found.not_run_s > 5.0
-    assert found.reason == f"not run, would take {found.not_run_s:,.0f} s"
+    assert found.reason == f"not run, would take {found.not_run_s:,.0f} s: raise --budget-s"
 
 
 def test_a_search_that_the_budget_ends_tries_what_it_has_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,3 +218,21 @@ def test_a_cpu_gives_60_per_cent_of_what_is_free(monkeypatch: pytest.MonkeyPatch
 
 def replace_device(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"train": config.train.model_copy(update={"device": "cpu"})})
+
+
+def test_a_try_that_does_not_end_ends_the_search_with_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told as a lower bound, since nothing larger was seen not to fit."""
+
+    class Slow(Stage):
+        def try_batch(self, config: RunConfig, *rest: Any, steps: int, **options: Any) -> Outcome:
+            if steps > 2 or len(self.tried) > 1:
+                raise TimeoutError
+            return super().try_batch(config, *rest, steps=steps, **options)
+
+    search, found = run(monkeypatch, Slow())
+    record = max_batch_record(search, found)
+    assert found.reason is not None
+    assert found.reason.startswith("--budget-s ended the try for longer")
+    assert (record.max_batch, record.steps, record.is_bounded) == (found.predicted, 2, False)
+    bounded = max_batch_record(*run(monkeypatch, Stage()))
+    assert bounded.is_bounded
