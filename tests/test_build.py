@@ -7,6 +7,7 @@ from dataclasses import fields
 import pytest
 import torch
 
+from colakit import build
 from colakit.build import Machine, build_model, lm_config, pick_machine
 from colakit.config.load import resolve
 from colakit.config.schema import ModelConfig, RunConfig
@@ -132,3 +133,19 @@ def test_the_model_is_a_function_of_the_seed() -> None:
     one, again, other = (build_model(tiny_config("cola-fan", f"train.seed={s}"), machine) for s in (3, 3, 4))
     assert torch.equal(one.tok_embed.weight, again.tok_embed.weight)
     assert not torch.equal(one.tok_embed.weight, other.tok_embed.weight)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="auto compiles there")
+def test_blocks_are_compiled_where_it_is_asked_for_and_by_auto_not_on_a_cpu() -> None:
+    found = {value: pick_machine(resolve("cola", sets=[f"train.compile={value}"]).config).compiles for value in CHOICES}
+    assert found == {"true": True, "false": False, "auto": False}
+
+
+def test_auto_compiles_on_cuda_what_can_be_compiled() -> None:
+    cuda, apart = torch.device("cuda"), "data.attend_across_documents=false"
+    assert build._pick_compile(resolve("cola-m").config, cuda) is True
+    assert build._pick_compile(resolve("cola-m", sets=[apart]).config, cuda) is False
+    assert build._pick_compile(resolve("cola-m", sets=["train.compile=false"]).config, cuda) is False
+
+
+CHOICES = ("true", "false", "auto")

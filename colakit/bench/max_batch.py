@@ -34,6 +34,8 @@ _START_S = 10.0
 _COMPILE_S = 60.0
 _EVALUATION = 1 / 3
 """Of a step's time: the forward pass."""
+_SURE_EXCESS = 1.5
+"""Times what is allowed: the ledger is that sure, attention kernels that it does not know included."""
 _GRACE_S = 20.0
 """Which a try that was expected to end within the budget may take beyond it."""
 
@@ -96,6 +98,8 @@ class Search:
     watch: Watch
     probes: list[ProbeRecord] = field(default_factory=list)
     """All tries, in order."""
+    compiled: bool = False
+    """Whether the blocks were, in a try that fits."""
 
     def __post_init__(self) -> None:
         self._allowed = int((1.0 - MARGIN_FRAC) * self.limit)
@@ -107,7 +111,7 @@ class Search:
     def run(self) -> Found:
         """Predict, search, and try the winner for longer."""
         predicted = by_ledger = self._predict()
-        if by_ledger == 0:
+        if self._needed(1) > _SURE_EXCESS * self._allowed:
             held = gib(self._needed(1))
             reason = f"one sequence takes {held:.2f} GiB by the ledger, {gib(self._allowed):.2f} GiB are allowed"
             return Found(0, 0, reason=reason)
@@ -122,7 +126,7 @@ class Search:
             if not self.probes:
                 reason = f"not run, would take {out.needed_s:,.0f} s: raise --budget-s"
                 return Found(by_ledger, predicted, not_run_s=out.needed_s, reason=reason)
-            early = f"--budget-s ended the search: a larger one would take {out.needed_s:,.0f} s more"
+            early = f"--budget-s ended the search: another try would take {out.needed_s:,.0f} s"
         for size in self._candidates():
             try:
                 held = self._try(size, self._winner_steps).fits
@@ -160,6 +164,7 @@ class Search:
             outcome = try_batch(config, self.machine, steps=steps, limit=self._allowed, timeout_s=most_s)
         except TimeoutError:
             raise OutOfTimeError(most_s) from None
+        self.compiled = self.compiled or outcome.compiled
         if outcome.step_s:
             self._flops_per_s = step_flops(config).hardware_flops / outcome.step_s
         peak = gib(outcome.peak) if outcome.peak is not None else None
@@ -171,12 +176,16 @@ class Search:
         return _START_S + (_COMPILE_S if self.machine.compiles else 0.0) + (steps + _EVALUATION) * step_s
 
     def _predict(self) -> int:
-        """The largest size for which there is room, by the ledger and what has been seen; 0 where there is none."""
+        """The largest size for which there is room, by the ledger and what has been seen; 0 where there is none.
+
+        At the configuration's own batch size less is needed than just below it: nothing waits for a second micro-batch.
+        """
         low, high = 0, self._highest + 1
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self._needed(middle) <= self._allowed else (low, middle)
-        return low
+        whole = self.config.train.batch_size
+        return max(low, whole if self._needed(whole) <= self._allowed else 0)
 
     def _needed(self, size: int) -> int:
         fixed, growing = self._counted(size)

@@ -21,13 +21,14 @@ def measure_peaks(machine: Machine) -> PeakRecord:
     return PeakRecord(
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
-        matmul_flops_per_s=matmul_flops_per_s(device, dtype, _SIDE[device.type]),
+        matmul_flops_per_s=matmul_flops_per_s(device, dtype),
         bytes_per_s=_copied_bytes_per_s(device),
     )
 
 
-def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, side: int) -> float:
-    """Of a product of two matrices of `side` rows and columns, 2·side³ operations."""
+def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
+    """Of a product of two matrices of `side` rows and columns, 2·side³ operations; unset: large enough for the peak."""
+    side = side or _SIDE[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     return 2 * side**3 / _best(lambda: torch.mm(a, b, out=out), device)

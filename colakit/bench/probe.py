@@ -14,12 +14,12 @@ from multiprocessing.connection import Connection
 import psutil
 import torch
 
-from colakit.bench.peaks import measure_peaks
+from colakit.bench.peaks import matmul_flops_per_s
 from colakit.bench.peers import OwnStep
 from colakit.bench.random_data import random_batches
 from colakit.build import Machine
 from colakit.config.schema import RunConfig
-from colakit.errors import RunError
+from colakit.errors import ColakitError, RunError
 from colakit.evaluate.loss import evaluate
 from colakit.host import free_memory, peak_resident_memory
 from colakit.train.step import is_out_of_memory
@@ -27,6 +27,8 @@ from colakit.units import gib
 
 _LOOK_S = 0.02
 _JOIN_S = 10.0
+_KILLED = (-9, -6)
+"""Exit codes where memory ran out: killed by the system, or aborted by an allocator."""
 OUT_OF_MEMORY = "out of memory"
 
 
@@ -42,6 +44,8 @@ class Outcome:
     step_s: float | None = None
     """Of the last step."""
     reason: str | None = None
+    compiled: bool = False
+    """Whether its blocks were."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,10 @@ def find_room(config: RunConfig, machine: Machine) -> Room:
             return pool.submit(_find_room, config, machine).result()
         except BrokenProcessPool as error:
             raise RunError("A measuring process was killed, most likely for want of memory.") from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise RunError("There is not even memory for a tiny model. Close what holds it.") from error
 
 
 def _find_room(config: RunConfig, machine: Machine) -> Room:
@@ -77,7 +85,7 @@ def _find_room(config: RunConfig, machine: Machine) -> Room:
     else:
         taken = psutil.Process().memory_info().rss
         free = free_memory() + taken
-    return Room(taken, free, measure_peaks(machine).matmul_flops_per_s)
+    return Room(taken, free, matmul_flops_per_s(machine.device, machine.dtype))
 
 
 def with_micro_batch(config: RunConfig, size: int) -> RunConfig:
@@ -105,23 +113,31 @@ def try_batch(config: RunConfig, machine: Machine, *, steps: int, limit: int, ti
     try:
         while not ours.poll(_LOOK_S):
             if machine.device.type == "cpu" and watch.look() > limit:
-                return Outcome(False, None, time.monotonic() - began, reason=f"held more than {gib(limit):.2f} GiB")
+                return Outcome(False, None, time.monotonic() - began, reason=_held_more(limit))
             if time.monotonic() - began > timeout_s:
                 raise TimeoutError
-        outcome: Outcome = ours.recv()
+        outcome: Outcome | str = ours.recv()
     except EOFError:
         process.join(_JOIN_S)
-        if process.exitcode == 1:  # a fault of ours
-            raise RunError("A measuring process failed; what it said is above.") from None
+        if process.exitcode not in _KILLED:
+            raise RunError(f"A measuring process failed ({process.exitcode}); what it said is above.") from None
         reason = "its process was killed, most likely for want of memory"
         return Outcome(False, None, time.monotonic() - began, reason=reason)
     finally:
         ours.close()
         process.kill()
         process.join()
+    if isinstance(outcome, str):
+        raise RunError(outcome)
     peak = max(outcome.peak or 0, watch.peak) if machine.device.type == "cpu" else outcome.peak
-    fits = outcome.fits and (peak is None or peak <= limit)  # a peak may pass between two looks
-    return replace(outcome, fits=fits, peak=peak, seconds=time.monotonic() - began)
+    outcome = replace(outcome, peak=peak, seconds=time.monotonic() - began)
+    if outcome.fits and peak is not None and peak > limit:  # it may pass between two looks
+        return replace(outcome, fits=False, reason=_held_more(limit))
+    return outcome
+
+
+def _held_more(limit: int) -> str:
+    return f"held more than {gib(limit):.2f} GiB"
 
 
 class _Watch:
@@ -150,8 +166,10 @@ def _serve(connection: Connection, config: RunConfig, machine: Machine, steps: i
     try:
         if machine.device.type == "cuda":
             total = torch.cuda.mem_get_info(machine.device)[1]
-            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), machine.device)
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
         connection.send(_make_steps(config, machine, steps))
+    except ColakitError as error:
+        connection.send(str(error))
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of these
         if not is_out_of_memory(error):
             raise
@@ -167,11 +185,11 @@ def _make_steps(config: RunConfig, machine: Machine, steps: int) -> Outcome:
             began = time.perf_counter()
             micro_batches = next(batches)
             if not step(n, micro_batches):
-                raise RunError("The loss is not finite, so that the optimizer has no state yet. Lower optim.lr.")
+                raise RunError("A step made no update: loss or gradient not finite. Lower optim.lr.")
             if on_cuda:
                 torch.cuda.synchronize(device)
             step_s = time.perf_counter() - began
             if n == 0:
                 evaluate(step.model, micro_batches[:1], machine, None, step=n)
     peak = torch.cuda.max_memory_reserved(device) if on_cuda else peak_resident_memory()
-    return Outcome(True, peak, 0.0, step_s)
+    return Outcome(True, peak, 0.0, step_s, compiled=step.is_compiled)

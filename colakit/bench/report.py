@@ -128,7 +128,7 @@ def max_batch_record(search: Search, found: Found) -> MaxBatchRecord:
         device=str(machine),
         dtype=config.train.dtype,
         attention=machine.attention,
-        compiled=machine.compiles,
+        compiled=search.compiled,
         claim=_figure(claimed) if claimed is not None else None,
         limit_gib=gib(search.limit),
         margin_frac=MARGIN_FRAC,

@@ -113,6 +113,10 @@ def bench(
     """Measure speed and memory of presets' training steps, in turns, on random tokens; or of the optimizer alone."""
     if context.invoked_subcommand is not None:
         return
+    if memory_gib is not None and not max_batch:
+        raise typer.BadParameter("goes with --max-batch: add it, or leave this out.", param_hint="--memory-gib")
+    if memory_gib is not None and not (0 < memory_gib < math.inf):
+        raise typer.BadParameter("is a number of GiB above 0.", param_hint="--memory-gib")
     if optimizer_only:
         useless = {"--batch-sizes": batch_sizes, "--seq-len": seq_len, "--peer": peers, "--all": everything}
         _refuse_useless({**useless, "--compile": compiled, "--out": out, "--max-batch": max_batch}, "--optimizer-only")
@@ -120,10 +124,6 @@ def bench(
             raise typer.BadParameter("--optimizer-only takes one.", param_hint="--preset")
         _optimizer((presets or [OPTIMIZER_PRESET])[0], repeats or 9, smoke=smoke, sets=sets or [], json=json)
         return
-    if memory_gib is not None and not max_batch:
-        raise typer.BadParameter("goes with --max-batch: add it, or leave this out.", param_hint="--memory-gib")
-    if memory_gib is not None and not (0 < memory_gib < math.inf):
-        raise typer.BadParameter("is a number of GiB above 0.", param_hint="--memory-gib")
     if max_batch:
         useless = {"--batch-sizes": batch_sizes, "--peer": peers, "--compile": compiled, "--repeats": repeats}
         _refuse_useless(useless, "--max-batch")

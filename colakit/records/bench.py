@@ -146,7 +146,7 @@ class ProbeRecord(Record):
     """Asked for; an evaluation comes after the first."""
     fits: bool
     peak_gib: float | None
-    """On CUDA what the allocator took, on a CPU what was resident; None where it did not fit."""
+    """On CUDA what the allocator took, on a CPU what was resident; None where it was ended."""
     seconds: float
     reason: str | None
 

@@ -55,7 +55,7 @@ def describe_state(
 def warn_of_differences(then: dict[str, Any], now: dict[str, Any]) -> None:  # Any: JSON values
     """Log what makes the rest of a run, stopped in state `then`, another than it would have been."""
     for name, value in now["machine"].items():
-        if (before := then["machine"].get(name)) != value:
+        if (before := then["machine"].get(name, value)) != value:
             log.warning("%s: %s before, %s here. The run goes on, but not to the same bits.", name, before, value)
     for name in then["data"]["not_replayable"]:
         log.warning("The source %s is not pinned to a commit: what is read is what was prepared here.", name)

@@ -72,8 +72,11 @@ class TrainStep:
         )
         guard = Guard(train.skip_spikes)
         if machine.compiles:
-            log.info("The blocks are compiled in the first step, which takes longer for it.")
-            model.compile_blocks()
+            try:
+                model.compile_blocks()
+                log.info("The blocks are compiled in the first step, which takes longer for it.")
+            except (RuntimeError, ImportError) as error:  # there is no compiler for this Python
+                _warn_of_failure(error)
         return cls(model, build_optimizer(model, optim), machine, lr_at=lr_at, grad_clip=optim.grad_clip, guard=guard)
 
     def __call__(self, step: int, micro_batches: Sequence[Batch]) -> StepResult:
@@ -108,9 +111,7 @@ class TrainStep:
         try:
             return self._accumulate(micro_batches, tokens)
         except torch._dynamo.exc.TorchDynamoException as error:
-            cause = getattr(error, "inner_exception", error)
-            told = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-            log.warning("torch.compile fails, so the blocks are not compiled; see `colakit doctor`. It says: %s", told)
+            _warn_of_failure(error)
         self.model.run_eagerly()
         self.optimizer.zero_grad()
         rng.put_back(drawn)
@@ -134,8 +135,15 @@ class TrainStep:
         return nll, correct
 
 
+def _warn_of_failure(error: Exception) -> None:
+    cause = getattr(error, "inner_exception", error)
+    told = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+    log.warning("torch.compile fails, so the blocks are not compiled; see `colakit doctor`. It says: %s", told)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory ran out, on either device."""
-    # torch's CPU allocator and Python's threads raise a plain RuntimeError, which only its text tells from others.
-    told = ("can't allocate memory", "can't start new thread")
+    # Beyond CUDA's caching allocator it is a plain RuntimeError, which only its text tells from others.
+    on_cpu = ("can't allocate memory", "can't start new thread", "std::bad_alloc")
+    told = (*on_cpu, "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in told)

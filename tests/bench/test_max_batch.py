@@ -175,7 +175,7 @@ def test_a_search_that_the_budget_ends_tries_what_it_has_for_longer(monkeypatch:
     stage = Stage(step_s=lambda c: 2.0 * c.train.batch_size)
     search, found = run(monkeypatch, stage, budget_s=400.0)
     assert found.reason is not None
-    assert found.reason.startswith("--budget-s ended the search: a larger one would take ")
+    assert found.reason.startswith("--budget-s ended the search: another try would take ")
     assert found.size == max(p.batch_size for p in search.probes if p.fits and p.steps == 2)
     assert stage.tried[-1] == (found.size, 10)
     assert stage.now < 400.0

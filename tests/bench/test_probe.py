@@ -1,9 +1,11 @@
 """One try: what training does, in a process that is ended where it holds more than it may."""
 
+import multiprocessing
 import os
 import signal
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -56,7 +58,7 @@ def test_a_try_that_fits_tells_what_it_held() -> None:
     assert outcome.step_s < outcome.seconds
 
 
-def test_one_that_holds_more_is_killed() -> None:
+def test_one_that_holds_more_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config("model.seq_len=512", "model.n_layers=8", "train.batch_size=64")
     whole = try_batch(config, CPU, steps=2, limit=8 * GIB, timeout_s=100.0)
     assert whole.peak is not None
@@ -64,11 +66,24 @@ def test_one_that_holds_more_is_killed() -> None:
     outcome = try_batch(config, CPU, steps=2, limit=limit, timeout_s=100.0)
     assert (outcome.fits, outcome.peak, outcome.step_s) == (False, None, None)
     assert outcome.reason == f"held more than {limit / GIB:.2f} GiB"
+    # Where no look sees it, what the process itself knows of its peak does.
+    monkeypatch.setattr(module._Watch, "look", lambda _: 0)
+    unseen = try_batch(config, CPU, steps=2, limit=limit, timeout_s=100.0)
+    assert (unseen.fits, unseen.reason) == (False, outcome.reason)
+    assert unseen.peak is not None
+    assert unseen.peak > limit
 
 
 def test_one_that_takes_too_long_raises() -> None:
     with pytest.raises(TimeoutError):
         try_batch(tiny_config(), CPU, steps=2, limit=4 * GIB, timeout_s=0.0)
+    assert not multiprocessing.active_children()
+    assert not [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+
+
+def test_a_step_without_an_update_is_told() -> None:
+    with pytest.raises(RunError, match="made no update"):
+        try_batch(tiny_config("optim.lr=1e30", "optim.warmup_steps=1"), CPU, steps=9, limit=4 * GIB, timeout_s=100.0)
 
 
 class Ends:
