@@ -23,8 +23,8 @@ STEPS = {"cpu": (2, 10), "cuda": (4, 50)}
 """Of a try, and of the winner's."""
 _FIRST_SHARE = 4
 _FIRST_STEP_FRAC = 0.05
-_WINNERS = 3
-"""Sizes that are tried for longer, each a little smaller, until one holds."""
+_WINNERS = (1.0, 0.95, 0.85, 0.65, 0.25)
+"""Shares of the best size that are tried for longer, until one holds: a CPU's heap goes on growing for some steps."""
 _MAX_TOKENS = 2**32
 """Of a batch: beyond any."""
 _ASSUMED_SHARE = 0.3
@@ -139,11 +139,8 @@ class Search:
         return Found(by_ledger, predicted, reason=early or f"none trains: {self.probes[-1].reason}")
 
     def _candidates(self) -> Iterator[int]:
-        size = max((probe.batch_size for probe in self.probes if probe.fits), default=0)
-        for _ in range(_WINNERS):
-            if size:
-                yield size
-            size = min(size - 1, int((1.0 - MARGIN_FRAC) * size)) if size else 0
+        best = max((probe.batch_size for probe in self.probes if probe.fits), default=0)
+        yield from sorted({int(share * best) for share in _WINNERS} - {0}, reverse=True)
 
     def _fits(self, size: int) -> bool:
         """Whether `size` does, by a try unless there was one. Raises OutOfTimeError."""
