@@ -14,8 +14,11 @@ from colakit.records.bench import (
     BenchRecord,
     BenchReport,
     ComparisonRecord,
+    MaxBatchRecord,
+    MaxBatchReport,
     OptimizerBenchRecord,
     PeerBenchRecord,
+    ProbeRecord,
     RatioRecord,
 )
 from colakit.records.data import DataRecord
@@ -29,6 +32,9 @@ KINDS: dict[type[Record], str] = {
     BenchRecord: "bench",
     PeerBenchRecord: "bench_peer",
     RatioRecord: "bench_ratio",
+    ProbeRecord: "bench_probe",
+    MaxBatchRecord: "max_batch",
+    MaxBatchReport: "max_batch_report",
     BenchReport: "bench_report",
     ComparisonRecord: "bench_comparison",
     ParamRecord: "params",
