@@ -112,8 +112,8 @@ class Search:
         """Predict, search, and try the winner for longer."""
         predicted = by_ledger = self._predict()
         if self._needed(1) > _SURE_EXCESS * self._allowed:
-            held = gib(self._needed(1))
-            reason = f"one sequence takes {held:.2f} GiB by the ledger, {gib(self._allowed):.2f} GiB are allowed"
+            takes, allowed = gib(self._needed(1)), gib(self._allowed)
+            reason = f"one sequence takes {takes:.2f} GiB by the ledger, {allowed:.2f} GiB are allowed"
             return Found(0, 0, reason=reason)
         early: str | None = None
         start = max(1, by_ledger // _FIRST_SHARE)

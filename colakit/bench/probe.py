@@ -7,7 +7,7 @@ import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
@@ -17,6 +17,7 @@ import torch
 from colakit.bench.peaks import matmul_flops_per_s
 from colakit.bench.peers import OwnStep
 from colakit.bench.random_data import random_batches
+from colakit.bench.worker import OUT_OF_MEMORY
 from colakit.build import Machine
 from colakit.config.schema import RunConfig
 from colakit.errors import ColakitError, RunError
@@ -29,7 +30,6 @@ _LOOK_S = 0.02
 _JOIN_S = 10.0
 _KILLED = (-9, -6)
 """Exit codes where memory ran out: killed by the system, or aborted by an allocator."""
-OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,11 @@ class _Watch:
     def look(self) -> int:
         """Bytes that are resident now."""
         held = 0
-        try:
+        with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self._pid)
             for each in (process, *(process.children(recursive=True) if self._with_children else ())):
-                held += each.memory_info().rss
-        except psutil.NoSuchProcess:  # ended meanwhile
-            pass
+                with suppress(psutil.NoSuchProcess):  # that one has ended meanwhile
+                    held += each.memory_info().rss
         self.peak = max(self.peak, held)
         return held
 
