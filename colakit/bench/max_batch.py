@@ -1,7 +1,8 @@
 """The largest micro-batch that trains within a limit of memory: predicted, tried, and the winner tried for longer.
 
-The ledger counts what lives. A process holds more than that, by what its allocator keeps and its kernels need. How much
-more is seen in a first try of a quarter of what the ledger promises; then the prediction is made.
+The ledger counts what lives. A process holds more than that, by what its allocator keeps and its kernels need, and on a
+CPU that grows for some steps. How much more is seen in a first try of a quarter of what the ledger promises, with as
+many steps as the winner has to make; then the prediction is made.
 """
 
 import time
@@ -10,21 +11,23 @@ from dataclasses import dataclass, field
 
 from colakit.analysis.flops import step_flops
 from colakit.analysis.memory import memory_ledger
-from colakit.bench.probe import Outcome, Room, try_batch, with_micro_batch
+from colakit.bench.probe import Room, try_batch, with_micro_batch
 from colakit.build import Machine
 from colakit.config.schema import RunConfig
 from colakit.records.bench import ProbeRecord
 from colakit.units import GIB, gib
 
 MOST_PROBES = 8
+_MOST_IN_SEARCH = 4
 MARGIN_FRAC = 0.05
 """Of the limit, which stays free."""
 STEPS = {"cpu": (2, 10), "cuda": (4, 50)}
 """Of a try, and of the winner's."""
 _FIRST_SHARE = 4
 _FIRST_STEP_FRAC = 0.05
-_WINNERS = (1.0, 0.95, 0.85, 0.65, 0.25)
-"""Shares of the best size that are tried for longer, until one holds: a CPU's heap goes on growing for some steps."""
+_RESOLUTION_FRAC = 0.02
+_WINNERS = (1.0, 0.95, 0.85, 0.5)
+"""Shares of the best size that are tried for longer, until one holds."""
 _MAX_TOKENS = 2**32
 """Of a batch: beyond any."""
 _ASSUMED_SHARE = 0.3
@@ -43,7 +46,7 @@ Watch = Callable[[str], None]
 
 
 def search(start: int, fits: Callable[[int], bool], *, most: int, highest: int) -> int:
-    """The largest size from 1 to `highest` that `fits`, 0 where none does, as far as `most` tries tell.
+    """The largest size from 1 to `highest` that `fits`, 0 where none does: to 2 %, as far as `most` tries tell.
 
     From `start` in steps that double, until one size fits and one does not; then by halves. Sizes below one that fits
     are taken to fit.
@@ -55,7 +58,7 @@ def search(start: int, fits: Callable[[int], bool], *, most: int, highest: int) 
             low = size
         else:
             high = size
-        if high - low <= 1:
+        if high - low <= max(1.0, _RESOLUTION_FRAC * low):
             break
         if low and high <= highest:
             size = (low + high) // 2
@@ -78,7 +81,7 @@ class Found:
 
 
 class OutOfTimeError(Exception):
-    """A try would end behind the budget, or has not ended with it."""
+    """A try would end behind the budget, or was ended by it."""
 
     def __init__(self, needed_s: float) -> None:
         super().__init__()
@@ -118,42 +121,53 @@ class Search:
         early: str | None = None
         start = max(1, by_ledger // _FIRST_SHARE)
         try:
-            if self._fits(start):
+            self._refuse_late(self._seconds(start, self._winner_steps))
+            if self._try(start, self._winner_steps).fits:
                 self._correct(self.probes[-1])
                 start = predicted = max(start, self._predict())
-            search(start, self._fits, most=MOST_PROBES - 1, highest=self._highest)
+            search(start, self._fits, most=_MOST_IN_SEARCH, highest=self._highest)
         except OutOfTimeError as out:
             if not self.probes:
                 reason = f"not run, would take {out.needed_s:,.0f} s: raise --budget-s"
                 return Found(by_ledger, predicted, not_run_s=out.needed_s, reason=reason)
             early = f"--budget-s ended the search: another try would take {out.needed_s:,.0f} s"
         for size in self._candidates():
+            if len(self.probes) == MOST_PROBES and not self._tried(size, self._winner_steps):
+                continue
             try:
-                held = self._try(size, self._winner_steps).fits
+                seen = self._tried(size, self._winner_steps) or self._try(size, self._winner_steps)
             except OutOfTimeError as out:
-                seen = next(probe for probe in reversed(self.probes) if probe.batch_size == size and probe.fits)
                 early = f"--budget-s ended the try for longer, behind {out.needed_s:,.0f} s"
+                fitting = [probe for probe in self.probes if probe.fits and probe.batch_size <= size]
+                best = max(fitting, key=lambda probe: probe.batch_size, default=None)
+                return Found(by_ledger, predicted, best.batch_size if best else None, best, reason=early)
+            if seen.fits:
                 return Found(by_ledger, predicted, size, seen, reason=early)
-            if held:
-                return Found(by_ledger, predicted, size, self.probes[-1], reason=early)
-        return Found(by_ledger, predicted, reason=early or f"none trains: {self.probes[-1].reason}")
+        none = f"none trains: {self.probes[-1].reason}"
+        return Found(by_ledger, predicted, reason=f"{none}; {early}" if early else none)
 
     def _candidates(self) -> Iterator[int]:
         best = max((probe.batch_size for probe in self.probes if probe.fits), default=0)
-        yield from sorted({int(share * best) for share in _WINNERS} - {0}, reverse=True)
+        held = {probe.batch_size for probe in self.probes if probe.fits and probe.steps >= self._winner_steps}
+        yield from sorted(held | {int(share * best) for share in _WINNERS} - {0}, reverse=True)
+
+    def _tried(self, size: int, steps: int) -> ProbeRecord | None:
+        """The try of `size` that made at least so many."""
+        return next((probe for probe in self.probes if probe.batch_size == size and probe.steps >= steps), None)
 
     def _fits(self, size: int) -> bool:
         """Whether `size` does, by a try unless there was one. Raises OutOfTimeError."""
-        for probe in self.probes:
-            if probe.batch_size == size:
-                return probe.fits
+        if seen := self._tried(size, self._steps):
+            return seen.fits
         # Where it fits it may be the winner, which is tried again.
-        needed = self._seconds(size, self._steps) + self._seconds(size, self._winner_steps)
-        if time.monotonic() + needed > self.ends:
-            raise OutOfTimeError(needed)
+        self._refuse_late(self._seconds(size, self._steps) + self._seconds(size, self._winner_steps))
         return self._try(size, self._steps).fits
 
-    def _try(self, size: int, steps: int) -> Outcome:
+    def _refuse_late(self, needed_s: float) -> None:
+        if time.monotonic() + needed_s > self.ends:
+            raise OutOfTimeError(needed_s)
+
+    def _try(self, size: int, steps: int) -> ProbeRecord:
         self.watch(f"{self.config.preset}: {size} sequences, {steps} steps")
         config = with_micro_batch(self.config, size)
         most_s = max(0.0, self.ends - time.monotonic()) + _GRACE_S
@@ -166,7 +180,7 @@ class Search:
             self._flops_per_s = step_flops(config).hardware_flops / outcome.step_s
         peak = gib(outcome.peak) if outcome.peak is not None else None
         self.probes.append(ProbeRecord(size, steps, outcome.fits, peak, outcome.seconds, outcome.reason))
-        return outcome
+        return self.probes[-1]
 
     def _seconds(self, size: int, steps: int) -> float:
         step_s = step_flops(with_micro_batch(self.config, size)).hardware_flops / self._flops_per_s

@@ -28,6 +28,8 @@ from colakit.units import gib
 
 _LOOK_S = 0.02
 _JOIN_S = 10.0
+_KEPT_FREE = 64 * 2**20
+"""Bytes of the machine's memory, below which it may begin to swap."""
 _KILLED = (-9, -6)
 """Exit codes where memory ran out: killed by the system, or aborted by an allocator."""
 
@@ -101,7 +103,8 @@ def with_micro_batch(config: RunConfig, size: int) -> RunConfig:
 def try_batch(config: RunConfig, machine: Machine, *, steps: int, limit: int, timeout_s: float) -> Outcome:
     """Make `steps` steps of `config`, an evaluation between them, in `limit` bytes.
 
-    Raises TimeoutError, and RunError where the process fails for another reason than memory.
+    Raises TimeoutError, and RunError where the process fails for another reason than memory, or others took so much
+    of it meanwhile that the machine would swap.
     """
     began = time.monotonic()
     context = multiprocessing.get_context("spawn")
@@ -112,8 +115,11 @@ def try_batch(config: RunConfig, machine: Machine, *, steps: int, limit: int, ti
     watch = _Watch(process.pid, with_children=machine.compiles)
     try:
         while not ours.poll(_LOOK_S):
-            if machine.device.type == "cpu" and watch.look() > limit:
-                return Outcome(False, None, time.monotonic() - began, reason=_held_more(limit))
+            if machine.device.type == "cpu":
+                if watch.look() > limit:
+                    return Outcome(False, None, time.monotonic() - began, reason=_held_more(limit))
+                if free_memory() < _KEPT_FREE:
+                    raise RunError("Other processes took the memory meanwhile. Close them, or lower --memory-gib.")
             if time.monotonic() - began > timeout_s:
                 raise TimeoutError
         outcome: Outcome | str = ours.recv()
@@ -178,6 +184,8 @@ def _serve(connection: Connection, config: RunConfig, machine: Machine, steps: i
 def _make_steps(config: RunConfig, machine: Machine, steps: int) -> Outcome:
     device = machine.device
     on_cuda = device.type == "cuda"
+    if not on_cuda:
+        import datasets  # noqa: F401  (training reads its data with it, and holds it beside the steps)
     step = OwnStep(config, machine)
     with closing(random_batches(config)) as batches:
         for n in range(steps):

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from colakit.bench.contestant import Contestant
-from colakit.bench.max_batch import Search
+from colakit.bench.max_batch import Found, Search
 from colakit.bench.peaks import measure_peaks
 from colakit.bench.probe import Room, find_room
 from colakit.bench.report import bench_record, max_batch_record, peer_record, ratios
 from colakit.bench.study import Study, Watch
 from colakit.build import Machine, on_machine, pick_machine
 from colakit.config.schema import RunConfig
-from colakit.errors import ConfigError, Problem
+from colakit.errors import ConfigError, Problem, RunError
 from colakit.host import describe_machine
 from colakit.records.bench import BenchReport, MaxBatchReport
 from colakit.units import GIB, gib
@@ -54,18 +54,24 @@ def run_max_batch(
     """Search the largest batch of each of `configs`, one after another, each within its part of what time is left.
 
     The limit is `memory_gib`, else on CUDA what is free, on a CPU 60 % of it. Raises ConfigError for more than is free,
-    and where the device that is asked for is not there.
+    where the device that is asked for is not there, or not everyone asks for the same.
     """
     began = time.monotonic()
+    _shared_machine(configs)
+    limit: int | None = None
     results = []
     for i, config in enumerate(configs):
         machine = pick_machine(config)
         watch("what is free, and how fast this machine is")
         room = find_room(config, machine)
-        limit = _limit(memory_gib, room, machine)
+        limit = limit or _limit(memory_gib, room, machine)
         ends = time.monotonic() + (began + budget_s - time.monotonic()) / (len(configs) - i)
         search = Search(on_machine(config, machine), machine, room, limit, ends, watch)
-        results.append(max_batch_record(search, search.run()))
+        try:
+            found = search.run()
+        except RunError as error:  # what the others came to is told none the less
+            found = Found(0, 0, reason=str(error).removesuffix("."))
+        results.append(max_batch_record(search, found))
     return MaxBatchReport(describe_machine(), budget_s, time.monotonic() - began, tuple(results))
 
 

@@ -94,6 +94,7 @@ def main(args: Sequence[str] | None = None) -> None:
         stderr_console().print(message, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
+        stderr_console().print("Interrupted.")
         sys.exit(130)
     except OSError as error:
         if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):

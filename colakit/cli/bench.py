@@ -1,17 +1,17 @@
 """``colakit bench``."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from colakit.analysis.regression import compare as compare_reports
 from colakit.analysis.regression import differences, read_report
 from colakit.cli import options
+from colakit.cli.bench_max_batch import find_max_batch, print_max_batch
+from colakit.cli.bench_optimizer import bench_update
 from colakit.config.load import resolve
 from colakit.config.presets import preset_names
 from colakit.config.schema import RunConfig
@@ -19,19 +19,17 @@ from colakit.errors import ConfigError, Problem, RunError
 from colakit.paper.methods import TABLE_3_BATCHES
 from colakit.paper.optimizers import ADAMW_PRESET, MUON_PRESET
 from colakit.records.base import SCHEMA_VERSION, Record, to_json
-from colakit.records.bench import BenchReport, MaxBatchReport
+from colakit.records.bench import BenchReport
 from colakit.report.bench import (
     bench_notes,
     comparison_table,
     memory_table,
-    optimizer_notes,
-    optimizer_table,
     ratio_table,
     speed_table,
     use_table,
 )
-from colakit.report.max_batch import max_batch_notes, max_batch_table, probe_table
-from colakit.report.tables import print_json, print_note, print_table, stderr_console
+from colakit.report.progress import budget_bar
+from colakit.report.tables import print_json, print_note, print_table
 
 if TYPE_CHECKING:  # it comes with torch
     from colakit.bench.contestant import Contestant
@@ -122,7 +120,7 @@ def bench(
         _refuse_useless({**useless, "--compile": compiled, "--out": out, "--max-batch": max_batch}, "--optimizer-only")
         if len(presets or []) > 1:
             raise typer.BadParameter("--optimizer-only takes one.", param_hint="--preset")
-        _optimizer((presets or [OPTIMIZER_PRESET])[0], repeats or 9, smoke=smoke, sets=sets or [], json=json)
+        bench_update((presets or [OPTIMIZER_PRESET])[0], repeats or 9, smoke=smoke, sets=sets or [], json=json)
         return
     if max_batch:
         useless = {"--batch-sizes": batch_sizes, "--peer": peers, "--compile": compiled, "--repeats": repeats}
@@ -138,8 +136,9 @@ def bench(
     more = [*(sets or []), *([f"model.seq_len={seq_len}"] if seq_len else [])]
     if max_batch:
         _refuse_sets(sets or [], _MAX_BATCH_OPTIONS)
-        found = _max_batch([resolve(name, smoke_run=smoke, sets=more).config for name in names], memory_gib, budget_s)
-        _show(found, out=out, json=json, show=_print_max_batch)
+        configs = [resolve(name, smoke_run=smoke, sets=more).config for name in names]
+        found = find_max_batch(configs, memory_gib=memory_gib, budget_s=budget_s)
+        _show(found, out=out, json=json, show=print_max_batch)
         return
     sizes = _sizes(batch_sizes) if batch_sizes else [*(_BATCH_SIZES if everything or presets else TABLE_3_BATCHES)]
     _refuse_sets(sets or [], _OPTIONS)
@@ -150,7 +149,7 @@ def bench(
     contestants = _contestants(names, sizes, config, compiled=compiled, peers=peers or [])
     from colakit.bench.run import run_bench
 
-    with _progress() as watch:
+    with budget_bar(budget_s) as watch:
         report = run_bench(contestants, budget_s=budget_s, repeats=repeats, watch=watch)
     _show(report, out=out, json=json, show=_print_report)
 
@@ -162,20 +161,6 @@ def _show(report: R, *, out: Path | None, json: bool, show: Callable[[R], None])
         print_json(report.to_dict())
     else:
         show(report)
-
-
-def _max_batch(configs: list[RunConfig], memory_gib: float | None, budget_s: float) -> MaxBatchReport:
-    from colakit.bench.run import run_max_batch
-
-    with _progress() as watch:
-        return run_max_batch(configs, memory_gib=memory_gib, budget_s=budget_s, watch=watch)
-
-
-def _print_max_batch(report: MaxBatchReport) -> None:
-    print_table(max_batch_table(report))
-    print_table(probe_table(report))
-    for note in max_batch_notes(report):
-        print_note(note)
 
 
 def _contestants(
@@ -253,16 +238,6 @@ def write_report(path: Path, values: dict[str, object]) -> None:
         raise RunError(f"{path} cannot be written: {error.strerror}. Give another --out.") from error
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Says what is going on, on a terminal."""
-    console = stderr_console()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("starting", total=None)
-        yield lambda text: progress.update(task, description=text)
-
-
 _OPTIONS = {"train.batch_size": "--batch-sizes", "model.seq_len": "--seq-len", "train.compile": "--compile"}
 """Settings that are options here."""
 _MAX_BATCH_OPTIONS = {
@@ -278,31 +253,6 @@ def _refuse_sets(sets: list[str], options_of: dict[str, str]) -> None:
             if item.partition("=")[0].strip() == field:
                 fix = f"Give {option} instead." if option.startswith("--") else "Leave it out."
                 raise ConfigError([Problem("--set", item, f"bench takes it from {option}", fix)])
-
-
-_OPTIMIZER_FIELDS = ("model.", "optim.", "train.seed", "train.device")
-"""What the update of the matrices depends on."""
-
-
-def _optimizer(preset: str, repeats: int, *, smoke: bool, sets: list[str], json: bool) -> None:
-    idle = [item for item in sets if not item.strip().startswith(_OPTIMIZER_FIELDS)]
-    if idle:
-        fix = "Leave it out: the matrices' update depends on model, optim, train.seed and train.device alone."
-        raise ConfigError([Problem("--set", item, "has no part in --optimizer-only", fix) for item in idle])
-    config = resolve(preset, smoke_run=smoke, sets=["optim.optimizer=muon", *sets]).config
-    if config.optim.optimizer != "muon":
-        fix = "Leave it out: AdamW is measured beside Muon."
-        raise ConfigError([Problem("optim.optimizer", config.optim.optimizer, "--optimizer-only is about Muon", fix)])
-    from colakit.bench.optimizer import bench_optimizer
-    from colakit.build import pick_machine
-
-    record = bench_optimizer(config, pick_machine(config), repeats)
-    if json:
-        print_json(record.to_dict())
-        return
-    print_table(optimizer_table(record))
-    for note in optimizer_notes(record):
-        print_note(note)
 
 
 def _sizes(text: str) -> list[int]:

@@ -12,15 +12,14 @@ from colakit.report.tables import add_name_column, add_number_column, add_text_c
 def max_batch_table(report: MaxBatchReport) -> Table:
     """What was predicted and what was found, in sequences."""
     first = report.results[0]
-    compiled = ", compiled" if first.compiled else ""
-    table = new_table(f"largest batch: {first.device}, attention {first.attention}{compiled}")
+    table = new_table(f"largest batch: {first.device}, attention {first.attention}")
     add_name_column(table, "")
     columns = ("tokens", "limit, GiB", "by the ledger", "predicted", "found", "predicted / found", "paper", "peak, GiB")
     for column in (*columns, "steps"):
         add_number_column(table, column)
     for r in report.results:
         table.add_row(
-            r.preset,
+            f"{r.preset}, compiled" if r.compiled else r.preset,
             str(r.seq_len),
             f"{r.limit_gib:.2f}",
             str(r.by_ledger),

@@ -1,10 +1,11 @@
-"""A bar for work on data: on the standard error, where that is a terminal."""
+"""Bars for work on data, and for work within a budget of time: on the standard error, where that is a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
 
 from colakit.report.tables import stderr_console
 
@@ -55,3 +56,20 @@ def preparation_bar() -> Iterator[PreparationBar]:
     console = stderr_console()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield PreparationBar(progress)
+
+
+class _Elapsed(BarColumn):
+    """Fills with the time, not with what is completed."""
+
+    def render(self, task: Task) -> ProgressBar:
+        return ProgressBar(total=task.total, completed=task.elapsed or 0.0, width=20)
+
+
+@contextmanager
+def budget_bar(budget_s: float) -> Iterator[Callable[[str], None]]:
+    """Says what is going on, beside the part of `budget_s` that has gone."""
+    console = stderr_console()
+    columns = (TextColumn("{task.description}"), _Elapsed(), TimeElapsedColumn(), TextColumn(f"of {budget_s:,.0f} s"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("starting", total=budget_s)
+        yield lambda text: progress.update(task, description=text)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from colakit.analysis.memory import memory_ledger
 from colakit.config.schema import RunConfig
 from colakit.errors import ConfigError, Problem
@@ -27,9 +29,10 @@ def check_budget(limit_gib: float | None) -> None:
 
 @contextmanager
 def memory_budget(limit_gib: float | None) -> Iterator[None]:
-    """Inside, what this process allocates, mapped files left out, stays below `limit_gib`; None: no budget.
+    """Inside, this process may allocate what it does not hold yet of `limit_gib`; None: no budget.
 
-    What is refused raises MemoryError, or torch's RuntimeError.
+    What libraries have reserved before and never touched does not count. What is refused raises MemoryError, or torch's
+    RuntimeError.
     """
     if limit_gib is None:
         yield
@@ -37,7 +40,7 @@ def memory_budget(limit_gib: float | None) -> Iterator[None]:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = int(limit_gib * GIB)
+    wanted = max(0, int(limit_gib * GIB) - held_bytes()) + _reserved_bytes()
     resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
     try:
         yield
@@ -46,7 +49,12 @@ def memory_budget(limit_gib: float | None) -> Iterator[None]:
 
 
 def held_bytes() -> int:
-    """What this process has allocated, as the budget counts it. Linux."""
+    """What of this process is in memory."""
+    return psutil.Process().memory_info().rss
+
+
+def _reserved_bytes() -> int:
+    """What the system's limit counts: all that may be written to, touched or not. Linux."""
     status = Path("/proc/self/status").read_text("ascii")
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmData:")))
 

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import psutil
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from colakit.bench import probe as module
-from colakit.bench.probe import find_room, try_batch, with_micro_batch
+from colakit.bench.probe import _Watch, find_room, try_batch, with_micro_batch
 from colakit.build import Machine
 from colakit.config.schema import RunConfig
 from colakit.errors import RunError
@@ -86,6 +88,27 @@ def test_a_step_without_an_update_is_told() -> None:
         try_batch(tiny_config("optim.lr=1e30", "optim.warmup_steps=1"), CPU, steps=9, limit=4 * GIB, timeout_s=100.0)
 
 
+def test_where_others_take_the_memory_a_try_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the size fits is not known then: no answer is better than a wrong one."""
+    monkeypatch.setattr(module, "free_memory", lambda: 2**20)
+    with pytest.raises(RunError, match="Other processes took the memory meanwhile"):
+        try_batch(tiny_config(), CPU, steps=2, limit=4 * GIB, timeout_s=100.0)
+    assert not multiprocessing.active_children()
+
+
+_HOLDS = "held = b'x' * 2**28; print(len(held), flush=True); input()"
+
+
+def test_what_the_compiler_holds_in_processes_of_its_own_counts() -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    alone, together = (_Watch(os.getpid(), with_children=way) for way in (False, True))
+    with subprocess.Popen([sys.executable, "-c", _HOLDS], **pipes) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert together.look() - alone.look() > 2**28
+    assert together.look() < together.peak - 2**28  # the peak stays
+
+
 class Ends:
     """A step that cannot be made; it goes to the other process as it is."""
 
@@ -134,6 +157,14 @@ def test_room_is_found_for_every_kind(preset: str, monkeypatch: pytest.MonkeyPat
     room = module._find_room(tiny_config(preset=preset), CPU)
     assert 0.1 * GIB < room.taken < room.free
     assert room.peak_flops_per_s > 1e9
+
+
+def test_room_is_what_is_free_and_what_the_process_holds_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "free_memory", lambda: 5 * GIB)
+    room = module._find_room(tiny_config(), CPU)
+    held = psutil.Process().memory_info().rss
+    assert room.taken == pytest.approx(held, rel=0.1)
+    assert room.free == 5 * GIB + room.taken
 
 
 def test_room_is_found_in_a_process_of_its_own() -> None:

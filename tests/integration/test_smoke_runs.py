@@ -119,6 +119,33 @@ def test_bench_measures_presets_and_peers_beside_each_other(tmp_path: Path) -> N
         assert done.returncode == code, done.stderr
 
 
+@pytest.mark.skipif(torch.cuda.is_available() or sys.platform != "linux", reason="a CPU's limits, which Linux keeps")
+def test_a_largest_batch_is_found_and_trains(tmp_path: Path) -> None:
+    """Of a model whose sequences are large beside what a process holds anyway."""
+    limit = 0.8
+    shape = ("d_model=24", "n_heads=3", "n_kv_heads=3", "d_ff=40", "n_layers=4", "seq_len=512", "vocab_size=500")
+    sets = [word for item in shape for word in ("--set", f"model.{item}")]
+    asked = [*("-p", "cola-fan-dropout-muon"), "--smoke", *sets]
+    limits = ["--max-batch", "--memory-gib", str(limit), "--out", "a.json", "--seq-len", "512"]
+    done = colakit("bench", *asked[:-2], *limits, *asked[-2:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads((tmp_path / "a.json").read_text())["results"]
+    found = record["max_batch"]
+    assert found is not None, record
+    assert 0.4 < record["peak_gib"] <= 0.95 * limit
+    assert (record["steps"], record["limit_gib"], len(record["probes"]) <= 8) == (10, limit, True)
+    # Beyond it nothing fits that was tried for as long, or close to it.
+    assert found < min(p["batch_size"] for p in record["probes"] if not p["fits"])
+    settings = ["--set", f"train.batch_size={found}"]
+    assert f"as many as fit at once: {' '.join(settings)}" in done.stdout
+    settings += ["--set", f"train.memory_gib={limit}", "--set", "train.max_steps=3"]
+    trained = colakit("train", *asked, *settings, "--data", str(SHAKESPEARE), "--out", "run", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    refused = [*settings[:1], f"train.batch_size={2 * found}", *settings[2:]]
+    beyond = colakit("train", *asked, *refused, "--data", str(SHAKESPEARE), "--out", "run2", cwd=tmp_path)
+    assert (beyond.returncode, "Out of memory" in beyond.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
