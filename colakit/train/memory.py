@@ -59,10 +59,11 @@ def _reserved_bytes() -> int:
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmData:")))
 
 
-def out_of_memory_advice(config: RunConfig) -> str:
+def out_of_memory_advice(config: RunConfig, held: int) -> str:
     """What a step takes by the ledger, and the next smaller micro-batch of the same batch; ends a sentence begun.
 
-    Where a budget leaves no room for any, how much would.
+    `held` are the bytes that the process held before its first step: where a budget leaves no room for any batch
+    beside them, how much would.
     """
     micro = config.train.effective_micro_batch_size
     ledger = memory_ledger(config)
@@ -72,9 +73,8 @@ def out_of_memory_advice(config: RunConfig) -> str:
         f"{gib(fixed):.2f} GiB of them for weights, gradients and optimizer."
     )
     if (budget := config.train.memory_gib) is not None:
-        held = held_bytes()
         least = held + memory_ledger(_with_micro_batch(config, 1)).total - ledger.weights
-        takes += f" train.memory_gib allows the whole process {budget:g} GiB, of which it holds {gib(held):.2f} now."
+        takes += f" train.memory_gib allows the whole process {budget:g} GiB; {gib(held):.2f} were held before a step."
         if gib(least) > budget:
             return (
                 f"{takes} That is too little for a single sequence: set {math.ceil(10 * gib(least)) / 10:g} at least."

@@ -35,7 +35,7 @@ from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.diagnosis import first_bad_layer
 from colakit.train.faults import describe_fault, how_to_go_on, is_expected
 from colakit.train.held_out import HeldOut
-from colakit.train.memory import check_budget, memory_budget
+from colakit.train.memory import check_budget, held_bytes, memory_budget
 from colakit.train.metrics import last_records
 from colakit.train.moved import check_same_data, check_where_it_lies
 from colakit.train.resume import Resumption, reopen
@@ -96,6 +96,7 @@ class Trainer:
             self.schedule = build_schedule(config)
             self.totals = Totals()
             check_budget(config.train.memory_gib)
+            self._held = held_bytes()
             self._environment = describe_machine().to_dict()
             self._rng: dict[str, Any] | None = None  # Any: JSON values
             self._before: tuple[list[torch.Tensor], dict[str, Any]] | None = None  # Any: JSON values
@@ -159,7 +160,7 @@ class Trainer:
             reopen(resume)
             taken = sinks(resume.folder)
         except OSError as error:
-            raise RunError(describe_fault(error, resume.folder, self.config, self.totals.steps)) from error
+            raise RunError(describe_fault(error, resume.folder, self.config, self.totals.steps, self._held)) from error
         for record in last_records(resume.folder.metrics):
             if isinstance(record, EvalRecord) and record.step == self.totals.steps:
                 self.totals.note(record)
@@ -174,7 +175,7 @@ class Trainer:
         except (OSError, MemoryError, RuntimeError) as error:
             if not is_expected(error):
                 raise
-            told = describe_fault(error, self.folder, self.config, self.totals.steps + 1)
+            told = describe_fault(error, self.folder, self.config, self.totals.steps + 1, self._held)
             raise RunError(f"{told} {self._rescue()}") from error
 
     def _rescue(self) -> str:

@@ -1,11 +1,10 @@
-"""The largest batch: the search itself, its prediction, time and winner on tries that are played, and a real one."""
+"""The largest batch: the search itself, its prediction, time and winner on tries that are played."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -205,26 +204,7 @@ def test_a_search_that_the_budget_ends_tries_what_it_has_for_longer(monkeypatch:
     assert stage.now < 850.0
 
 
-# real processes
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CPU's limits")
-def test_a_largest_batch_is_found_and_is_the_edge() -> None:
-    """Of a model whose sequences are large beside what a process holds anyway."""
-    config = tiny_config("model.seq_len=512", "model.vocab_size=500", "model.n_layers=4", "train.batch_size=6")
-    watched: list[str] = []
-    report = run_max_batch([config], memory_gib=0.7, budget_s=200.0, watch=watched.append)
-    (record,) = report.results
-    assert record.max_batch is not None, record
-    assert record.micro_batch_size in (1, 2, 3, 6)
-    assert record.peak_gib is not None
-    assert 0.3 < record.peak_gib <= 0.95 * 0.7
-    assert record.probes[-1].steps == 10
-    # Beyond it nothing fits that was tried for as long, or close to it.
-    smallest = min((p.batch_size for p in record.probes if not p.fits), default=None)
-    assert smallest is not None
-    assert record.max_batch < smallest
-    assert any("sequences, 10 steps" in text for text in watched)
+# all presets
 
 
 def test_more_than_is_free_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ from colakit.data.loader import Batch
 from colakit.errors import ConfigError, RunError
 from colakit.optim.combined import CombinedOptimizer
 from colakit.records.run import StepRecord
-from colakit.train import memory
 from colakit.train.faults import describe_fault
 from colakit.train.guard import Guard
 from colakit.train.lock import RunLock
@@ -255,12 +254,12 @@ def test_weights_of_half_an_update_are_never_saved(
 
 
 def test_the_advice_has_the_ledger_s_numbers(corpus: Path) -> None:
-    text = out_of_memory_advice(resolve("cola-smollm2").config)
+    text = out_of_memory_advice(resolve("cola-smollm2").config, 0)
     found = re.search(r"takes ([\d.]+) GiB, ([\d.]+) GiB of them .*size=8: ([\d.]+) GiB", text)
     assert found is not None, text
     whole, fixed, smaller = map(float, found.groups())
     assert 0 < fixed < smaller < whole
-    last = out_of_memory_advice(make_config(corpus, "train.micro_batch_size=1"))
+    last = out_of_memory_advice(make_config(corpus, "train.micro_batch_size=1"), 0)
     assert last.endswith("Try a smaller model, or shorter sequences.")
 
 
@@ -268,7 +267,7 @@ def test_the_advice_has_the_ledger_s_numbers(corpus: Path) -> None:
 def test_the_advice_is_that_of_the_machine_the_run_is_on(corpus: Path, tmp_path: Path) -> None:
     """Where train.device is auto, a ledger by itself would count a GPU's bfloat16."""
     by_itself, here = (
-        describe_fault(MemoryError(), RunFolder(tmp_path), resolve("cola-smollm2", sets=sets).config, 3)
+        describe_fault(MemoryError(), RunFolder(tmp_path), resolve("cola-smollm2", sets=sets).config, 3, 0)
         for sets in ([], ["train.device=cpu"])
     )
     assert by_itself == here
@@ -457,7 +456,7 @@ def test_a_budget_that_is_too_small_is_named(corpus: Path, tmp_path: Path, monke
         run(tmp_path / "run", make_config(corpus, "train.memory_gib=0.01"))
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(TrainStep, "__call__", step)
-    shown = r"train\.memory_gib allows the whole process 64 GiB, of which it holds \d+\.\d\d now\. Try --set"
+    shown = r"train\.memory_gib allows the whole process 64 GiB; \d+\.\d\d were held before a step\. Try --set"
     with pytest.raises(RunError, match=shown):
         run(tmp_path / "run", make_config(corpus, "train.memory_gib=64.0"))
 
@@ -466,10 +465,12 @@ def test_a_budget_that_is_too_small_is_named(corpus: Path, tmp_path: Path, monke
 def test_a_budget_in_which_nothing_fits_gets_no_advice_on_micro_batches(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "held_bytes", lambda: 2**30)
-    assert "Try --set train.micro_batch_size=2" in out_of_memory_advice(make_config(corpus, "train.memory_gib=1.1"))
-    text = out_of_memory_advice(make_config(corpus, "train.memory_gib=1.0"))
-    assert text.endswith("of which it holds 1.00 now. That is too little for a single sequence: set 1.1 at least.")
+    roomy, tight = (make_config(corpus, f"train.memory_gib={n}") for n in (1.1, 1.0))
+    assert "Try --set train.micro_batch_size=2" in out_of_memory_advice(roomy, 2**30)
+    text = out_of_memory_advice(tight, 2**30)
+    assert text.endswith(
+        "1 GiB; 1.00 were held before a step. That is too little for a single sequence: set 1.1 at least."
+    )
 
 
 def test_a_step_without_its_record_is_never_saved(
