@@ -1,5 +1,6 @@
 """The machine this process runs on: hardware, versions, and how much memory is left for it."""
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -71,6 +72,22 @@ def peak_resident_memory() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)
 
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what this process frees for what it asks next, where that is glibc.
+
+    Else every large tensor is given back to the system when it is freed, and the next one's pages are cleared and
+    mapped anew, one by one: 5 % to 30 % of a step on a CPU.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, -1)  # never
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Of malloc.h."""
 
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 

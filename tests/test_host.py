@@ -1,6 +1,8 @@
 """What the machine is said to be: its commit, its memory under control groups, its GPU by NVML."""
 
+import platform
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +10,7 @@ import psutil
 import pytest
 
 from colakit import host
-from colakit.host import describe_machine, free_memory, total_memory
+from colakit.host import describe_machine, free_memory, keep_freed_memory, total_memory
 
 GIB = 2**30
 
@@ -96,3 +98,35 @@ def test_a_machine_without_control_groups(groups: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Path, "read_text", read_text)
     assert (total_memory(), free_memory()) == (64 * GIB, 40 * GIB)
+
+
+_FAULTS = """
+import resource, sys
+from colakit.host import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+import torch
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for n in range(4):
+    before = faults()
+    held = [torch.ones(2**20 * size) for size in (3, 12, 40)]  # of 12, 48 and 160 MB
+    del held
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_what_is_freed_is_kept_for_the_next_step() -> None:
+    given_back, kept = (
+        int(subprocess.run([sys.executable, "-c", _FAULTS, way], capture_output=True, text=True, check=True).stdout)
+        for way in ("give", "keep")
+    )
+    assert given_back > 10_000
+    assert kept < 100
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr("ctypes.CDLL", lambda _: pytest.fail("asked"))
+    keep_freed_memory()

@@ -18,9 +18,8 @@ def read_report(path: Path) -> Report:
     try:
         report = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} cannot be read as a report: {error}. `colakit bench --out {path}` makes one."
-        ) from error
+        what = error.strerror if isinstance(error, OSError) else error
+        raise RunError(f"{path} cannot be read as a report: {what}. `colakit bench --out {path}` makes one.") from error
     if not isinstance(report, dict) or report.get("kind") != BenchReport.kind:
         raise RunError(f"{path} is no report of speeds. `colakit bench --out FILE.json` makes one.")
     if report.get("schema") != SCHEMA_VERSION:

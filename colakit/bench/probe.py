@@ -3,6 +3,7 @@
 On CUDA the allocator refuses what is beyond the limit. On a CPU the process is watched, and killed where it holds more.
 """
 
+import math
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -65,10 +66,26 @@ _TINY = {"d_model": 32, "n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "d_ff": 32
 
 
 def find_room(config: RunConfig, machine: Machine) -> Room:
-    """Seen from a process of its own, which leaves nothing behind. Raises RunError where that is killed."""
+    """Seen from processes of their own, which leave nothing behind. Raises RunError where one is killed."""
+    tiny = _shrunk(config)
+    room = _room(tiny, machine)
+    if machine.compiles and machine.device.type == "cpu":  # so is the compiler, which has processes of its own
+        compiled = try_batch(tiny, machine, steps=2, limit=room.free, timeout_s=math.inf)
+        room = replace(room, taken=max(room.taken, compiled.peak or 0))
+    return room
+
+
+def _shrunk(config: RunConfig) -> RunConfig:
+    """What its first steps load and keep is there whatever the batch."""
+    return with_micro_batch(
+        config.model_copy(update={"model": config.model.model_copy(update={**_TINY, "rank": None})}), 1
+    )
+
+
+def _room(tiny: RunConfig, machine: Machine) -> Room:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_find_room, config, machine).result()
+            return pool.submit(_find_room, tiny, machine).result()
         except BrokenProcessPool as error:
             raise RunError("A measuring process was killed, most likely for want of memory.") from error
         except (MemoryError, RuntimeError) as error:
@@ -77,10 +94,8 @@ def find_room(config: RunConfig, machine: Machine) -> Room:
             raise RunError("There is not even memory for a tiny model. Close what holds it.") from error
 
 
-def _find_room(config: RunConfig, machine: Machine) -> Room:
-    # What the first steps load and keep is there whatever the batch: those of a tiny model of the same kind load it.
-    tiny = config.model_copy(update={"model": config.model.model_copy(update={**_TINY, "rank": None})})
-    _make_steps(with_micro_batch(tiny, 1), replace(machine, compiles=False), steps=2)
+def _find_room(tiny: RunConfig, machine: Machine) -> Room:
+    _make_steps(tiny, replace(machine, compiles=False), steps=2)
     if machine.device.type == "cuda":
         torch.cuda.empty_cache()
         taken, free = 0, torch.cuda.mem_get_info(machine.device)[0]

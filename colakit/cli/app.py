@@ -27,6 +27,9 @@ from colakit.cli.train import train
 from colakit.errors import ColakitError
 from colakit.report.tables import stderr_console
 
+_INTERRUPTED = 130
+"""What Typer makes of Ctrl-C, without a word."""
+
 app = typer.Typer(
     name="colakit",
     help="Train and measure compact transformers: one preset per row of the paper.",
@@ -93,9 +96,10 @@ def main(args: Sequence[str] | None = None) -> None:
         message = Text.assemble(("Error: ", "bold red"), str(error))
         stderr_console().print(message, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        stderr_console().print("Interrupted.")
-        sys.exit(130)
+    except SystemExit as ending:
+        if ending.code == _INTERRUPTED:
+            stderr_console().print("Interrupted.")
+        raise
     except OSError as error:
         if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise

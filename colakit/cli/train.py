@@ -95,7 +95,8 @@ def _train(config: RunConfig, *, out: Path | None = None, resume: "Resumption | 
         print_json(summary.to_dict())
         return
     print_table(summary_table(summary), console)
-    console.print(sample_text(summary), soft_wrap=True)
+    if config.train.sample_tokens:
+        console.print(sample_text(summary), soft_wrap=True)
     if summary.interrupted:
         console.print(f"`{resume_command(Path(summary.run_dir))}` goes on.", soft_wrap=True)
 

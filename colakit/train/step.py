@@ -15,6 +15,7 @@ from colakit.build import Machine, build_optimizer
 from colakit.checkpoint import rng
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
+from colakit.host import keep_freed_memory
 from colakit.loss import IGNORE, loss_sums
 from colakit.model.documents import Documents
 from colakit.model.lm import LM
@@ -71,6 +72,8 @@ class TrainStep:
             min_frac=optim.min_lr_frac,
         )
         guard = Guard(train.skip_spikes)
+        if machine.device.type == "cpu":
+            keep_freed_memory()
         if machine.compiles:
             try:
                 model.compile_blocks()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -12,8 +13,9 @@ import pytest
 import torch
 
 from colakit.bench import probe as module
-from colakit.bench.probe import _Watch, find_room, try_batch, with_micro_batch
+from colakit.bench.probe import Outcome, Room, _Watch, find_room, try_batch, with_micro_batch
 from colakit.build import Machine
+from colakit.config.load import resolve
 from colakit.config.schema import RunConfig
 from colakit.errors import RunError
 from tests.bench.tiny import CPU, tiny_config
@@ -154,17 +156,32 @@ def test_a_lack_of_memory_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("preset", ["original", "cola-fan-atf", "cola-fan-dropout-muon", "cola-m"])
 def test_room_is_found_for_every_kind(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    room = module._find_room(tiny_config(preset=preset), CPU)
+    room = module._find_room(module._shrunk(resolve(preset).config), CPU)
     assert 0.1 * GIB < room.taken < room.free
     assert room.peak_flops_per_s > 1e9
 
 
 def test_room_is_what_is_free_and_what_the_process_holds_already(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "free_memory", lambda: 5 * GIB)
-    room = module._find_room(tiny_config(), CPU)
+    room = module._find_room(module._shrunk(tiny_config()), CPU)
     held = psutil.Process().memory_info().rss
     assert room.taken == pytest.approx(held, rel=0.1)
     assert room.free == 5 * GIB + room.taken
+
+
+def test_where_the_blocks_are_compiled_the_compiler_takes_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[RunConfig, bool]] = []
+
+    def tried(config: RunConfig, machine: Machine, **_: Any) -> Outcome:
+        asked.append((config, machine.compiles))
+        return Outcome(True, 3 * GIB, 9.0)
+
+    monkeypatch.setattr(module, "_room", lambda *_: Room(GIB, 9 * GIB, 1e12))
+    monkeypatch.setattr(module, "try_batch", tried)
+    assert find_room(tiny_config(), CPU) == Room(GIB, 9 * GIB, 1e12)
+    assert asked == []
+    assert find_room(tiny_config(), replace(CPU, compiles=True)) == Room(3 * GIB, 9 * GIB, 1e12)
+    assert asked == [(module._shrunk(tiny_config()), True)]
 
 
 def test_room_is_found_in_a_process_of_its_own() -> None:

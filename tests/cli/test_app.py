@@ -228,3 +228,12 @@ def test_the_peer_takes_the_shape_of_a_dense_preset_file(tmp_path: Path) -> None
             (c.config.model.linear, c.config.model.n_layers, c.config.train.batch_size) for c in everyone if c.peer
         ]
         assert shapes == [("dense", n_layers, 2), ("dense", n_layers, 4)]
+
+
+def test_an_interruption_is_told(colakit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_command, "resolve", interrupt)
+    outcome = colakit("bench", "-p", "cola")
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "Interrupted.\n")

@@ -4,6 +4,7 @@ Each test in a process of its own: what torch.compile imports changes how operat
 backend that traces and makes no code, since only that takes time.
 """
 
+import json
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterator
@@ -21,9 +22,10 @@ from colakit.config.load import resolve
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
 from colakit.errors import ConfigError
+from colakit.train.diagnosis import first_bad_layer
 from colakit.train.step import StepResult, TrainStep
 from colakit.train.verify import verify_resume
-from tests.train.tiny_runs import make_config, write_corpus
+from tests.train.tiny_runs import make_config, run, write_corpus
 
 EAGER = Machine(torch.device("cpu"), torch.float32)
 COMPILED = Machine(torch.device("cpu"), torch.float32, compiles=True)
@@ -187,6 +189,39 @@ def check_failure(when: str) -> None:
 @pytest.mark.parametrize("when", ["forward", "backward"])
 def test_where_it_fails_training_goes_on_without_and_says_so(when: str) -> None:
     in_a_process(check_failure, when)
+
+
+def check_diagnosis() -> None:
+    config = tiny_config("cola-fan", "model.n_layers=2")
+    batch = Batch(tokens=torch.ones(2, 10, dtype=torch.int64), targets=torch.ones(2, 10, dtype=torch.int64))
+    with backend("aot_eager"):
+        step, _ = three_steps(config, COMPILED)
+        made = graphs()
+        with torch.no_grad():
+            for name in ("a", "b.0"):
+                step.model.get_parameter(f"blocks.1.mlp.down.{name}").fill_(1e30)
+        assert first_bad_layer(step, [batch]) == "the output of blocks.1.mlp.down"
+        assert graphs() == made
+        assert step.model.is_compiled
+
+
+def test_a_diagnosis_looks_into_blocks_that_are_compiled() -> None:
+    in_a_process(check_diagnosis)
+
+
+def check_state(folder: Path) -> None:
+    config = make_config(write_corpus(folder / "poems.jsonl"), "train.compile=true", "train.max_steps=1")
+    with backend("aot_eager"):
+        run(folder / "run", config)
+    run(folder / "eager", config.model_copy(update={"train": config.train.model_copy(update={"compile": False})}))
+    for name, compiled in (("run", True), ("eager", False)):
+        state = json.loads((folder / name / "checkpoints" / "step-00000001" / "state.json").read_text())
+        assert state["machine"]["compiled"] is compiled
+
+
+def test_a_checkpoint_tells_whether_the_blocks_were_compiled(tmp_path: Path) -> None:
+    """So that a rest which is not is told apart."""
+    in_a_process(check_state, tmp_path)
 
 
 def test_what_would_be_compiled_is_asked_of_the_device() -> None:
