@@ -86,6 +86,12 @@ def keep_freed_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, -1)  # never
 
 
+def give_back_freed_memory() -> None:
+    """What is kept, this once, where the C library is glibc."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Of malloc.h."""
 

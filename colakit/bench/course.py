@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from statistics import median
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -14,7 +16,8 @@ from colakit.bench.peers import LlamaStep, OwnStep
 from colakit.bench.random_data import random_batches
 from colakit.bench.storages import LiveStorages
 from colakit.build import Machine
-from colakit.host import peak_resident_memory, usable_cpus
+from colakit.host import give_back_freed_memory, peak_resident_memory, usable_cpus
+from colakit.optim.clock import Clock
 from colakit.records.run import OptimizerPart
 from colakit.units import gib
 
@@ -45,14 +48,22 @@ class Figures:
     data_times: tuple[float, ...]
     skipped: int
     """How many made no update."""
-    forward_ms: float | None
-    backward_ms: float | None
+    forward_ms: float
+    backward_ms: float
     optimizer: tuple[OptimizerPart, ...]
     first_step_s: float
     memory: Memory
     parameters: int
     cpu_util_frac: float
     gpu: nvml.GpuUse | None
+
+
+class _Parts(NamedTuple):
+    """Medians of a turn: a step's passes, and its update."""
+
+    forward_ms: float
+    backward_ms: float
+    optimizer: tuple[OptimizerPart, ...]
 
 
 class NotCompiledError(Exception):
@@ -62,8 +73,10 @@ class NotCompiledError(Exception):
 class Course:
     """Steps of `contestant` on random tokens, which the trainer's own loader reads and a thread makes ready."""
 
-    def __init__(self, contestant: Contestant, machine: Machine) -> None:
+    def __init__(self, contestant: Contestant, machine: Machine, *, gives_back: bool = False) -> None:
+        """With `gives_back`, others have what a step needs between its turns; else it is kept, as in training."""
         config = contestant.config
+        self._gives_back = gives_back
         machine = replace(machine, compiles=contestant.compiled)
         self._machine, self._device = machine, machine.device
         self._on_cuda = self._device.type == "cuda"
@@ -80,6 +93,7 @@ class Course:
         self._cpu_s = 0.0
         self._sampler = nvml.Sampler(self._device) if self._on_cuda else None
         self._first_step_s = 0.0
+        self._parts: list[_Parts] = []
         self._memory: Memory | None = None
 
     def warm_up(self) -> float:
@@ -92,10 +106,13 @@ class Course:
         self._memory = self._measure_memory()
         taken = self._one()[0]
         self._skipped = 0
+        self._give_back()
         return taken
 
     def turn(self, n_steps: int) -> float:
         """Time so many steps; their seconds in all."""
+        if self._gives_back:
+            self._one()
         process, before = psutil.Process(), psutil.Process().cpu_times()
         with self._sampler.sampling() if self._sampler is not None else nullcontext():
             for _ in range(n_steps):
@@ -104,24 +121,22 @@ class Course:
                 self._data_times.append(waited)
         after = process.cpu_times()
         self._cpu_s += after.user + after.system - before.user - before.system
-        if self._on_cuda:
-            torch.cuda.empty_cache()  # room for the others, while they take theirs
+        forward, backward = (self._pass_ms(c, n_steps) for c in (self._step.forward_clock, self._step.backward_clock))
+        self._parts.append(_Parts(forward, backward, self._step.optimizer_costs(last=n_steps)))
+        self._give_back()
         return sum(self._times[-n_steps:])
 
     def figures(self) -> Figures:
         """Of all turns."""
         assert self._memory is not None
-        n = len(self._times)
-        forward, backward = (
-            clock.median_ms(last=n * self._n_micro) for clock in (self._step.forward_clock, self._step.backward_clock)
-        )
+        optimizer = zip(*(part.optimizer for part in self._parts), strict=True)
         return Figures(
             times=tuple(self._times),
             data_times=tuple(self._data_times),
             skipped=self._skipped,
-            forward_ms=None if forward is None else self._n_micro * forward,
-            backward_ms=None if backward is None else self._n_micro * backward,
-            optimizer=self._step.optimizer_costs(),
+            forward_ms=median(part.forward_ms for part in self._parts),
+            backward_ms=median(part.backward_ms for part in self._parts),
+            optimizer=tuple(replace(each[0], ms=median(part.ms for part in each)) for each in optimizer),
             first_step_s=self._first_step_s,
             memory=self._memory,
             parameters=sum(p.numel() for p in self._step.model.parameters()),
@@ -132,6 +147,20 @@ class Course:
     def close(self) -> None:
         """End the loader's thread."""
         self._batches.close()
+
+    def _pass_ms(self, clock: Clock, n_steps: int) -> float:
+        """Of all micro-batches of a step, the median of the last so many."""
+        ms = clock.median_ms(last=n_steps * self._n_micro)
+        assert ms is not None
+        return self._n_micro * ms
+
+    def _give_back(self) -> None:
+        if not self._gives_back:
+            return
+        if self._on_cuda:
+            torch.cuda.empty_cache()
+        else:
+            give_back_freed_memory()
 
     def _one(self) -> tuple[float, float]:
         """Seconds of one step, and of them those that it waited for its data."""

@@ -61,9 +61,9 @@ class LlamaStep:
         """What AdamW keeps."""
         return [t for state in self._optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
 
-    def optimizer_costs(self) -> tuple[OptimizerPart, ...]:
-        """The median of all steps."""
-        ms = self._clock.median_ms()
+    def optimizer_costs(self, last: int) -> tuple[OptimizerPart, ...]:
+        """The median of the `last` steps."""
+        ms = self._clock.median_ms(last)
         size = sum(p.numel() for p in self.model.parameters())
         return () if ms is None else (OptimizerPart("adamw", size, ms, 0),)
 
@@ -111,9 +111,9 @@ class OwnStep:
         states = (state for part in parts for state in part.state.values())
         return [tensor for state in states for tensor in state.values() if isinstance(tensor, torch.Tensor)]
 
-    def optimizer_costs(self) -> tuple[OptimizerPart, ...]:
-        """The medians of all steps."""
-        return self._step.optimizer.costs()
+    def optimizer_costs(self, last: int) -> tuple[OptimizerPart, ...]:
+        """The medians of the `last` steps."""
+        return self._step.optimizer.costs(last)
 
 
 class TorchMuon(torch.optim.Muon):

@@ -20,7 +20,7 @@ from colakit.bench.course import WARMUP_STEPS, Figures
 from colakit.bench.worker import Lost, Worker, started
 from colakit.build import Machine
 from colakit.host import free_memory
-from colakit.units import gib
+from colakit.units import GIB, gib
 
 MIN_REPEATS = 3
 _MOST_REPEATS = 15
@@ -31,6 +31,8 @@ _START_S = 10.0
 _COMPILE_S = 60.0
 _ASSUMED_SHARE = 0.3
 """Of the measured peak, before anything has been measured."""
+_PROCESS = 2 * GIB // 5
+"""Bytes of a process that has not begun."""
 _SURE_EXCESS = 1.1
 """Times free memory: the ledger is that sure."""
 _GRACE_S = 60.0
@@ -51,16 +53,12 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class _Ready:
-    """Warmed up; a step takes about `step_s`."""
+    """Warmed up; a step takes about `step_s`, and a turn `turn_s`."""
 
     contestant: Contestant
     worker: Worker
     step_s: float
-
-    @property
-    def turn_s(self) -> float:
-        """What a turn takes."""
-        return max(_TURN_S, self.step_s)
+    turn_s: float
 
 
 @dataclass
@@ -83,7 +81,7 @@ class Study:
             yield from self._run_group(group, n_groups_left=len(groups) - i)
 
     def _that_fit_together(self, contestants: list[Contestant]) -> Iterator[list[Contestant]]:
-        """In order; while one takes its turn, the others hold what they keep between steps."""
+        """In order; while one takes its turn, the others hold what they keep between steps at least."""
         group: list[Contestant] = []
         for contestant in contestants:
             if group and _held_together([*group, contestant]) > self._free():
@@ -94,20 +92,24 @@ class Study:
 
     def _run_group(self, group: list[Contestant], n_groups_left: int) -> Iterator[Measured]:
         ends = time.monotonic() + (self._deadline - time.monotonic()) / n_groups_left
+        # A step's memory is kept for the next one, unless the others need it: then a turn begins with a step to get it
+        # back, which is not timed.
+        is_tight = len(group) > 1 and sum(_PROCESS + _total(contestant) for contestant in group) > self._free()
         with ExitStack() as stack:
             ready: list[_Ready] = []
             for contestant in group:
-                if (refused := self._refusal(contestant)) is not None:
+                if (refused := self._refusal(contestant, is_tight=is_tight)) is not None:
                     yield refused
                     continue
                 self.watch(f"{contestant.name}, batch size {_batch_size(contestant)}: warming up")
-                worker = stack.enter_context(started(contestant, self.machine))
+                worker = stack.enter_context(started(contestant, self.machine, gives_back=is_tight))
                 try:
                     step_s = worker.warm_up(self._timeout_s())
                 except (Lost, TimeoutError) as error:
                     yield self._lost(contestant, error)
                     continue
-                ready.append(_Ready(contestant, worker, step_s))
+                turn_s = max(_TURN_S, step_s) + (step_s if is_tight else 0.0)
+                ready.append(_Ready(contestant, worker, step_s, turn_s))
                 if not contestant.compiled:
                     self._flops_per_s = _flops(contestant) / step_s
             yield from self._take_turns(ready, ends)
@@ -136,14 +138,14 @@ class Study:
             return False
         return turns >= _MOST_REPEATS or time.monotonic() + round_s > ends
 
-    def _refusal(self, contestant: Contestant) -> Measured | None:
+    def _refusal(self, contestant: Contestant, *, is_tight: bool) -> Measured | None:
         """For who would not fit into memory, or into what is left of the budget."""
         total, free = _total(contestant), self._free()
         if total > _SURE_EXCESS * free:
             reason = f"takes {gib(total):.1f} GiB by the ledger, {gib(free):.1f} GiB are free"
             return Measured(contestant, reason=reason)
         step_s = _flops(contestant) / self._flops_per_s
-        steps = WARMUP_STEPS + 1 + (self.repeats or MIN_REPEATS)
+        steps = WARMUP_STEPS + 1 + (2 if is_tight else 1) * (self.repeats or MIN_REPEATS)
         needed = _START_S + steps * step_s + (_COMPILE_S if contestant.compiled else 0.0)
         if needed > self._deadline - time.monotonic():
             return Measured(contestant, not_run_s=needed, reason=f"not run, would take {needed:,.0f} s")
@@ -180,7 +182,7 @@ def _total(contestant: Contestant) -> int:
 
 def _held_together(contestants: Sequence[Contestant]) -> int:
     fixed = [_fixed(contestant) for contestant in contestants]
-    return sum(fixed) + max(_total(c) - f for c, f in zip(contestants, fixed, strict=True))
+    return len(fixed) * _PROCESS + sum(fixed) + max(_total(c) - f for c, f in zip(contestants, fixed, strict=True))
 
 
 def _fixed(contestant: Contestant) -> int:

@@ -65,11 +65,11 @@ class Worker:
 
 
 @contextmanager
-def started(contestant: Contestant, machine: Machine) -> Iterator[Worker]:
-    """A worker, which lives no longer than the block."""
+def started(contestant: Contestant, machine: Machine, *, gives_back: bool) -> Iterator[Worker]:
+    """A worker, which lives no longer than the block; `gives_back` as for `Course`."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs, contestant, machine), daemon=True)
+    process = context.Process(target=serve, args=(theirs, contestant, machine, gives_back), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -80,10 +80,10 @@ def started(contestant: Contestant, machine: Machine) -> Iterator[Worker]:
         process.join()
 
 
-def serve(connection: Connection, contestant: Contestant, machine: Machine) -> None:
+def serve(connection: Connection, contestant: Contestant, machine: Machine, gives_back: bool) -> None:
     """Answer requests until the last one; a lack of memory is an answer too, and so is that of a compiler."""
     try:
-        with closing(Course(contestant, machine)) as course:
+        with closing(Course(contestant, machine, gives_back=gives_back)) as course:
             while (request := connection.recv()) != "end":
                 connection.send(course.warm_up() if request == "warm up" else course.turn(request))
             connection.send(course.figures())

@@ -10,6 +10,7 @@ import pytest
 
 from colakit.analysis.memory import memory_ledger
 from colakit.analysis.params import total_params
+from colakit.bench import course as course_module
 from colakit.bench.contestant import Contestant
 from colakit.bench.course import WARMUP_STEPS, Course
 from colakit.data.loader import Batch
@@ -36,7 +37,9 @@ class Scripted:
             assert step.model.training
             with step.forward_clock.measure():
                 self.now += 0.25 * self.seconds[len(self.steps)]
-            self.now += 0.75 * self.seconds[len(self.steps)]
+            with step.backward_clock.measure():
+                self.now += 0.5 * self.seconds[len(self.steps)]
+            self.now += 0.25 * self.seconds[len(self.steps)]
             self.steps.append(i)
             self.batches.append(batches)
             self.made.append(step)
@@ -69,6 +72,23 @@ def test_a_warm_up_tells_what_a_step_takes(monkeypatch: pytest.MonkeyPatch) -> N
     Scripted(seconds=[9.0, 8.0, 7.0]).install(monkeypatch)
     with closing(Course(contestant(), CPU)) as course:
         assert course.warm_up() == pytest.approx(7.0)
+
+
+def test_who_gives_back_takes_a_step_that_is_not_timed_at_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(course_module, "give_back_freed_memory", lambda: given.append(len(fake.steps)))
+    fake = Scripted(seconds=[9.0, 8.0, 7.0, 20.0, 1.0, 4.0, 20.0, 2.0]).install(monkeypatch)
+    with closing(Course(contestant(), CPU, gives_back=True)) as course:
+        assert course.warm_up() == pytest.approx(7.0)
+        assert (course.turn(2), course.turn(1)) == (pytest.approx(5.0), pytest.approx(2.0))
+    found = course.figures()
+    assert given == [3, 6, 8]
+    assert found.times == pytest.approx((1.0, 4.0, 2.0))
+    assert found.forward_ms == pytest.approx((2500 + 2000) / 2 / 4)
+    given.clear()
+    Scripted().install(monkeypatch)
+    measured(contestant(), 1)
+    assert given == []
 
 
 def test_a_step_without_its_update_is_counted_where_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ class Hall:
     log: list[str] = field(default_factory=list)
     alive: set[int] = field(default_factory=set)
     most_alive: int = 0
+    giving_back: list[bool] = field(default_factory=list)
 
     def install(self, monkeypatch: pytest.MonkeyPatch, free_gib: float = 64.0) -> "Hall":
         monkeypatch.setattr("time.monotonic", lambda: self.now)
@@ -41,8 +42,9 @@ class Hall:
         return self
 
     @contextmanager
-    def started(self, of: Contestant, machine: Machine) -> Iterator["Seat"]:
-        seat = Seat(self, of)
+    def started(self, of: Contestant, machine: Machine, *, gives_back: bool) -> Iterator["Seat"]:
+        self.giving_back.append(gives_back)
+        seat = Seat(self, of, gives_back)
         self.now += 2.0
         self.alive.add(id(seat))
         self.most_alive = max(self.most_alive, len(self.alive))
@@ -54,6 +56,7 @@ class Hall:
 class Seat:
     hall: Hall
     of: Contestant
+    gives_back: bool
     times: list[float] = field(default_factory=list)
     turns: int = 0
 
@@ -66,6 +69,7 @@ class Seat:
 
     def turn(self, n_steps: int, timeout_s: float) -> float:
         self.turns += 1
+        self.hall.now += self.hall.step_s(self.of) * self.gives_back
         self.hall.log.append(f"{self.of.name} {self.of.config.train.batch_size}")
         if self.turns == self.hall.failing_turn and (error := self.hall.failing(self.of)):
             raise error
@@ -182,10 +186,29 @@ def test_what_the_ledger_refuses_is_not_tried(monkeypatch: pytest.MonkeyPatch) -
 def test_who_does_not_fit_beside_the_others_comes_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(studying, "_total", lambda _: 5 * GIB)
     monkeypatch.setattr(studying, "_fixed", lambda _: 2 * GIB)
-    hall = Hall().install(monkeypatch, free_gib=7.5)
+    hall = Hall().install(monkeypatch, free_gib=8.3)  # 2 and 5 and twice 0.4, not 2 and 2 and 5 and thrice 0.4
     run(*(sized(preset, 2) for preset in ("original", "cola", "cola-fan")), repeats=1)
     assert hall.log == ["warm original 2", "warm cola 2", "original 2", "cola 2", "warm cola-fan 2", "cola-fan 2"]
     assert hall.most_alive == 2
+
+
+def test_where_memory_is_short_everyone_gives_back_what_a_step_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And takes a step that is not timed to get it back, which counts in the budget."""
+    monkeypatch.setattr(studying, "_total", lambda _: 5 * GIB)
+    monkeypatch.setattr(studying, "_fixed", lambda _: GIB)
+    two, alone = [sized(preset, 2) for preset in ("original", "cola")], sized("cola", 4)
+    hall = Hall().install(monkeypatch, free_gib=10.9)
+    roomy = run(*two, alone, budget_s=1e4, repeats=1)
+    assert hall.giving_back == [False] * 3
+    hall.install(monkeypatch, free_gib=10.7).giving_back.clear()
+    tight = run(*two, alone, budget_s=1e4, repeats=1)
+    assert hall.giving_back == [True, True, False]
+    assert all(m.figures is not None for m in (*roomy, *tight))
+    for free_gib, turns in ((10.9, 11), (10.7, 5)):
+        hall.now = 0.0
+        hall.install(monkeypatch, free_gib=free_gib)
+        (first, second) = run(*two, budget_s=32.5)
+        assert (first.repeats, second.repeats) == (turns, turns), "2 s to start, 3 steps to warm up, for each"
 
 
 def test_who_is_lost_at_the_end_does_not_take_the_others_along(monkeypatch: pytest.MonkeyPatch) -> None:

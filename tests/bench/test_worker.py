@@ -14,7 +14,7 @@ from tests.bench.tiny import CPU, contestant
 
 
 def test_a_contestant_warms_up_takes_turns_and_tells() -> None:
-    with started(contestant("cola", "train.batch_size=2"), CPU) as worker:
+    with started(contestant("cola", "train.batch_size=2"), CPU, gives_back=False) as worker:
         assert worker.warm_up(60.0) > 0
         assert worker.turn(2, 60.0) > 0
         worker.turn(1, 60.0)
@@ -24,7 +24,7 @@ def test_a_contestant_warms_up_takes_turns_and_tells() -> None:
 
 
 def test_one_that_is_killed_is_lost() -> None:
-    with started(contestant("cola"), CPU) as worker:
+    with started(contestant("cola"), CPU, gives_back=False) as worker:
         worker.warm_up(60.0)
         assert worker._process.pid is not None
         os.kill(worker._process.pid, signal.SIGKILL)
@@ -33,7 +33,7 @@ def test_one_that_is_killed_is_lost() -> None:
 
 
 def test_an_answer_that_takes_too_long_is_no_answer() -> None:
-    with started(contestant("cola"), CPU) as worker, pytest.raises(TimeoutError):
+    with started(contestant("cola"), CPU, gives_back=False) as worker, pytest.raises(TimeoutError):
         worker.warm_up(0.0)
 
 
@@ -42,7 +42,7 @@ class Failing:
 
     error: BaseException
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: Any, **__: Any) -> None:
         raise self.error
 
 
@@ -58,7 +58,7 @@ class Failing:
 def test_a_lack_of_memory_is_an_answer(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr(worker_module, "Course", type("Fails", (Failing,), {"error": error}))
     ours, theirs = multiprocessing.Pipe()
-    serve(theirs, contestant(), CPU)
+    serve(theirs, contestant(), CPU, False)
     assert ours.recv() == OUT_OF_MEMORY
 
 
@@ -66,4 +66,4 @@ def test_another_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "Course", type("Fails", (Failing,), {"error": RuntimeError("mat1 and mat2")}))
     _, theirs = multiprocessing.Pipe()
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        serve(theirs, contestant(), CPU)
+        serve(theirs, contestant(), CPU, False)

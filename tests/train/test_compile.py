@@ -210,7 +210,7 @@ def test_a_diagnosis_looks_into_blocks_that_are_compiled() -> None:
 
 
 def check_state(folder: Path) -> None:
-    config = make_config(write_corpus(folder / "poems.jsonl"), "train.compile=true", "train.max_steps=1")
+    config = make_config(write_corpus(folder / "poems.jsonl"), "train.compile=true", preset="cola")
     with backend("aot_eager"):
         run(folder / "run", config)
     run(folder / "eager", config.model_copy(update={"train": config.train.model_copy(update={"compile": False})}))
