@@ -62,7 +62,7 @@ def pick_machine(config: RunConfig) -> Machine:
     else:
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.train.dtype]
     attention = _pick_attention(config.model.attention, device, dtype)
-    return Machine(device, dtype, attention, compiles=_pick_compile(config, device))
+    return Machine(device, dtype, attention, compiles=will_compile(config, device))
 
 
 def on_machine(config: RunConfig, machine: Machine) -> RunConfig:
@@ -89,7 +89,8 @@ def _pick_attention(choice: AttentionName | Literal["auto"], device: torch.devic
     return picked
 
 
-def _pick_compile(config: RunConfig, device: torch.device) -> bool:
+def will_compile(config: RunConfig, device: torch.device) -> bool:
+    """What train.compile comes to on `device`."""
     if config.train.compile == "auto":
         return device.type == "cuda" and config.can_compile
     return config.train.compile

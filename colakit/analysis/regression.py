@@ -18,10 +18,10 @@ def read_report(path: Path) -> Report:
     try:
         report = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        what = error.strerror if isinstance(error, OSError) else error
+        what = error.strerror if isinstance(error, OSError) else "it is not JSON"
         raise RunError(f"{path} cannot be read as a report: {what}. `colakit bench --out {path}` makes one.") from error
     if not isinstance(report, dict) or report.get("kind") != BenchReport.kind:
-        raise RunError(f"{path} is no report of speeds. `colakit bench --out FILE.json` makes one.")
+        raise RunError(f"{path} is no report of speeds. `colakit bench --out FILE.json` without --max-batch makes one.")
     if report.get("schema") != SCHEMA_VERSION:
         raise RunError(f"{path} was written by another version of colakit. Measure again.")
     return report

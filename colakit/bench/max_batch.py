@@ -1,7 +1,7 @@
 """The largest micro-batch that trains within a limit of memory: predicted, tried, and the winner tried for longer.
 
 The ledger counts what lives. A process holds more than that, by what its allocator keeps and its kernels need, and on a
-CPU that grows for some steps. How much more is seen in a first try of a quarter of what the ledger promises, with as
+CPU that grows for some steps. How much more is seen in a first try of a third of what the ledger promises, with as
 many steps as the winner has to make; then the prediction is made.
 """
 
@@ -18,15 +18,15 @@ from colakit.records.bench import ProbeRecord
 from colakit.units import GIB, gib
 
 MOST_PROBES = 8
-_MOST_IN_SEARCH = 4
+_MOST_IN_SEARCH = 3
 MARGIN_FRAC = 0.05
 """Of the limit, which stays free."""
 STEPS = {"cpu": (2, 10), "cuda": (4, 50)}
 """Of a try, and of the winner's."""
-_FIRST_SHARE = 4
+_FIRST_SHARE = 3
 _FIRST_STEP_FRAC = 0.05
 _RESOLUTION_FRAC = 0.02
-_WINNERS = (1.0, 0.95, 0.85, 0.5)
+_WINNERS = (1.0, 0.95, 0.9, 0.8, 0.5)
 """Shares of the best size that are tried for longer, until one holds."""
 _MAX_TOKENS = 2**32
 """Of a batch: beyond any."""
@@ -116,7 +116,9 @@ class Search:
         predicted = by_ledger = self._predict()
         if self._needed(1) > _SURE_EXCESS * self._allowed:
             takes, allowed = gib(self._needed(1)), gib(self._allowed)
-            reason = f"one sequence takes {takes:.2f} GiB by the ledger, {allowed:.2f} GiB are allowed"
+            reason = (
+                f"one sequence takes {takes:.2f} GiB by the ledger, {allowed:.2f} GiB are allowed: raise --memory-gib"
+            )
             return Found(0, 0, reason=reason)
         early: str | None = None
         start = max(1, by_ledger // _FIRST_SHARE)
@@ -130,7 +132,7 @@ class Search:
             if not self.probes:
                 reason = f"not run, would take {out.needed_s:,.0f} s: raise --budget-s"
                 return Found(by_ledger, predicted, not_run_s=out.needed_s, reason=reason)
-            early = f"--budget-s ended the search: another try would take {out.needed_s:,.0f} s"
+            early = f"--budget-s ended the search: another try would take {out.needed_s:,.0f} s; raise it"
         for size in self._candidates():
             if len(self.probes) == MOST_PROBES and not self._tried(size, self._winner_steps):
                 continue

@@ -18,7 +18,7 @@ import torch
 from colakit.bench.peaks import matmul_flops_per_s
 from colakit.bench.peers import OwnStep
 from colakit.bench.random_data import random_batches
-from colakit.bench.worker import OUT_OF_MEMORY
+from colakit.bench.worker import OUT_OF_MEMORY, start
 from colakit.build import Machine
 from colakit.config.schema import RunConfig
 from colakit.errors import ColakitError, RunError
@@ -125,7 +125,7 @@ def try_batch(config: RunConfig, machine: Machine, *, steps: int, limit: int, ti
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(theirs, config, machine, steps, limit), daemon=True)
-    process.start()
+    start(process)
     theirs.close()
     watch = _Watch(process.pid, with_children=machine.compiles)
     try:

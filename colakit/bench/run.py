@@ -10,7 +10,7 @@ from colakit.bench.peaks import measure_peaks
 from colakit.bench.probe import Room, find_room
 from colakit.bench.report import bench_record, max_batch_record, peer_record, ratios
 from colakit.bench.study import Study, Watch
-from colakit.build import Machine, on_machine, pick_machine
+from colakit.build import Machine, on_machine, pick_machine, will_compile
 from colakit.config.schema import RunConfig
 from colakit.errors import ConfigError, Problem, RunError
 from colakit.host import describe_machine
@@ -34,7 +34,9 @@ def run_bench(
     watch("the peaks of this machine")
     peak = measure_peaks(machine)
     study = Study(machine, peak.matmul_flops_per_s, budget_s, repeats, watch)
-    everyone = list(study.run(contestants))
+    everyone = sorted(
+        study.run(contestants), key=lambda m: (m.contestant.config.train.batch_size, contestants.index(m.contestant))
+    )
     results = tuple(bench_record(m, machine, peak.matmul_flops_per_s) for m in everyone if m.contestant.peer is None)
     peers = tuple(peer_record(m, machine) for m in everyone if m.contestant.peer is not None)
     return BenchReport(
@@ -57,11 +59,11 @@ def run_max_batch(
     where the device that is asked for is not there, or not everyone asks for the same.
     """
     began = time.monotonic()
-    _shared_machine(configs)
+    shared = _shared_machine(configs)
     limit: int | None = None
     results = []
     for i, config in enumerate(configs):
-        machine = pick_machine(config)
+        machine = replace(shared, compiles=will_compile(config, shared.device))
         watch("what is free, and how fast this machine is")
         room = find_room(config, machine)
         limit = limit or _limit(memory_gib, room, machine)

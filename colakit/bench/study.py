@@ -142,7 +142,7 @@ class Study:
         """For who would not fit into memory, or into what is left of the budget."""
         total, free = _total(contestant), self._free()
         if total > _SURE_EXCESS * free:
-            reason = f"takes {gib(total):.1f} GiB by the ledger, {gib(free):.1f} GiB are free"
+            reason = f"takes {gib(total):.1f} GiB by the ledger, {gib(free):.1f} GiB are free: lower --batch-sizes"
             return Measured(contestant, reason=reason)
         step_s = _flops(contestant) / self._flops_per_s
         steps = WARMUP_STEPS + 1 + (2 if is_tight else 1) * (self.repeats or MIN_REPEATS)

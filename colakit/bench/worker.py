@@ -5,6 +5,8 @@ their turn.
 """
 
 import multiprocessing
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
@@ -64,13 +66,25 @@ class Worker:
         return answer
 
 
+def start(process: multiprocessing.process.BaseProcess) -> None:
+    """So that Ctrl-C is this process's alone to answer: it ends the other one."""
+    if threading.current_thread() is not threading.main_thread():  # no other may say who answers
+        process.start()
+        return
+    answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, answer)
+
+
 @contextmanager
 def started(contestant: Contestant, machine: Machine, *, gives_back: bool) -> Iterator[Worker]:
     """A worker, which lives no longer than the block; `gives_back` as for `Course`."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs, contestant, machine, gives_back), daemon=True)
-    process.start()
+    start(process)
     theirs.close()
     try:
         yield Worker(ours, process)

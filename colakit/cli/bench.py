@@ -18,8 +18,8 @@ from colakit.config.schema import RunConfig
 from colakit.errors import ConfigError, Problem, RunError
 from colakit.paper.methods import TABLE_3_BATCHES
 from colakit.paper.optimizers import ADAMW_PRESET, MUON_PRESET
-from colakit.records.base import SCHEMA_VERSION, Record, to_json
-from colakit.records.bench import BenchReport
+from colakit.records.base import SCHEMA_VERSION, to_json
+from colakit.records.bench import BenchReport, MaxBatchReport
 from colakit.report.bench import (
     bench_notes,
     comparison_table,
@@ -40,7 +40,7 @@ _PEERS = ("hf-llama", "torch-muon")
 _BATCH_SIZES = (16,)
 """That of Tables 4 and 5."""
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", BenchReport, MaxBatchReport)
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -140,7 +140,11 @@ def bench(
         found = find_max_batch(configs, memory_gib=memory_gib, budget_s=budget_s)
         _show(found, out=out, json=json, show=print_max_batch)
         return
-    sizes = _sizes(batch_sizes) if batch_sizes else [*(_BATCH_SIZES if everything or presets else TABLE_3_BATCHES)]
+    sizes = (
+        _sizes(batch_sizes)
+        if batch_sizes is not None
+        else [*(_BATCH_SIZES if everything or presets else TABLE_3_BATCHES)]
+    )
     _refuse_sets(sets or [], _OPTIONS)
 
     def config(name: str, size: int) -> RunConfig:
@@ -155,12 +159,15 @@ def bench(
 
 
 def _show(report: R, *, out: Path | None, json: bool, show: Callable[[R], None]) -> None:
-    if out is not None:
-        write_report(out, report.to_dict())
+    """Print it, write it to `out`, and end with exit code 2 where it has no result."""
     if json:
         print_json(report.to_dict())
     else:
         show(report)
+    if out is not None:
+        write_report(out, report.to_dict())
+    if not report.has_results:
+        raise typer.Exit(2)
 
 
 def _contestants(

@@ -135,6 +135,12 @@ class BenchReport(Record):
     peers: tuple[PeerBenchRecord, ...]
     ratios: tuple[RatioRecord, ...]
 
+    @property
+    def has_results(self) -> bool:
+        """Whether anyone was measured."""
+        speeds = [*(r.tokens_per_s for r in self.results), *(p.tokens_per_s for p in self.peers)]
+        return any(speed is not None for speed in speeds)
+
 
 @dataclass(frozen=True)
 class ProbeRecord(Record):
@@ -196,6 +202,11 @@ class MaxBatchReport(Record):
     budget_s: float
     seconds: float
     results: tuple[MaxBatchRecord, ...]
+
+    @property
+    def has_results(self) -> bool:
+        """Whether any batch was found."""
+        return any(record.max_batch is not None for record in self.results)
 
 
 @dataclass(frozen=True)

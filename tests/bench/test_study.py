@@ -179,7 +179,7 @@ def test_what_the_ledger_refuses_is_not_tried(monkeypatch: pytest.MonkeyPatch) -
     hall = Hall().install(monkeypatch, free_gib=0.0001)
     (found,) = run(sized("cola", 512))
     assert found.reason is not None
-    assert found.reason.endswith("GiB by the ledger, 0.0 GiB are free")
+    assert found.reason.endswith("GiB by the ledger, 0.0 GiB are free: lower --batch-sizes")
     assert not hall.log
 
 

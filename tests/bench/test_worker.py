@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -67,3 +68,20 @@ def test_another_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     _, theirs = multiprocessing.Pipe()
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         serve(theirs, contestant(), CPU, False)
+
+
+def test_an_interruption_is_not_for_the_worker() -> None:
+    """Whoever asks answers it, and ends the worker: else it would show a traceback, wherever it was."""
+    with started(contestant("cola", "train.batch_size=2"), CPU, gives_back=False) as worker:
+        os.kill(worker._process.pid or 0, signal.SIGINT)
+        assert worker.warm_up(100.0) > 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_worker_can_be_started_from_any_thread() -> None:
+    def warm_up() -> float:
+        with started(contestant("cola", "train.batch_size=2"), CPU, gives_back=False) as worker:
+            return worker.warm_up(100.0)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(warm_up).result() > 0

@@ -86,6 +86,7 @@ def test_it_runs_as_a_module() -> None:
         (["params", "-p", "cola", "--set", "model.d_model=999999999"], "less than or equal to 16777216"),
         (["bench", "--batch-sizes", "2", "--set", "train.batch_size=3"], "Give --batch-sizes instead"),
         (["bench", "--batch-sizes", "0"], "not a list of batch sizes"),
+        (["bench", "--batch-sizes", ""], "not a list of batch sizes"),
         (["bench", "--set", "model.seq_len=64"], "Give --seq-len instead"),
         (["bench", "--optimizer-only", "--set", "train.batch_size=2"], "'train.batch_size=2': has no part in"),
         (["bench", "--optimizer-only", "--set", "optim.optimizer=adamw"], "--optimizer-only is about Muon"),

@@ -145,6 +145,22 @@ only_where_a_cpu_has_limits = pytest.mark.skipif(
 
 
 @only_where_a_cpu_has_limits
+def test_a_search_without_a_result_ends_with_code_2(tmp_path: Path) -> None:
+    done = colakit("bench", *_LIGHT, "--max-batch", "--memory-gib", "0.01", "--json", "--out", "a.json", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    (result,) = json.loads(done.stdout)["results"]
+    assert result["reason"].startswith("one sequence takes 0.")
+    assert json.loads((tmp_path / "a.json").read_text()) == json.loads(done.stdout)
+
+
+def test_a_bench_without_a_result_ends_with_code_2(tmp_path: Path) -> None:
+    done = colakit("bench", *_LIGHT, "--batch-sizes", "100000000", "--json", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    (result,) = json.loads(done.stdout)["results"]
+    assert result["reason"].endswith("lower --batch-sizes")
+
+
+@only_where_a_cpu_has_limits
 def test_a_largest_batch_is_found(tmp_path: Path) -> None:
     find_largest_batch(0.7, tmp_path)
 
