@@ -112,7 +112,9 @@ class Course:
     def turn(self, n_steps: int) -> float:
         """Time so many steps; their seconds in all."""
         if self._gives_back:
+            skipped = self._skipped
             self._one()
+            self._skipped = skipped
         process, before = psutil.Process(), psutil.Process().cpu_times()
         with self._sampler.sampling() if self._sampler is not None else nullcontext():
             for _ in range(n_steps):

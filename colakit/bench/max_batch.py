@@ -5,8 +5,9 @@ CPU that grows for some steps. How much more is seen in a first try of a third o
 many steps as the winner has to make; then the prediction is made.
 """
 
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from colakit.analysis.flops import step_flops
@@ -14,6 +15,7 @@ from colakit.analysis.memory import memory_ledger
 from colakit.bench.probe import Room, try_batch, with_micro_batch
 from colakit.build import Machine
 from colakit.config.schema import RunConfig
+from colakit.errors import RunError
 from colakit.records.bench import ProbeRecord
 from colakit.units import GIB, gib
 
@@ -26,7 +28,7 @@ STEPS = {"cpu": (2, 10), "cuda": (4, 50)}
 _FIRST_SHARE = 3
 _FIRST_STEP_FRAC = 0.05
 _RESOLUTION_FRAC = 0.02
-_WINNERS = (1.0, 0.95, 0.9, 0.8, 0.5)
+_WINNERS = (1.0, 0.95, 0.9, 0.8)
 """Shares of the best size that are tried for longer, until one holds."""
 _MAX_TOKENS = 2**32
 """Of a batch: beyond any."""
@@ -45,27 +47,30 @@ _GRACE_S = 20.0
 Watch = Callable[[str], None]
 
 
-def search(start: int, fits: Callable[[int], bool], *, most: int, highest: int) -> int:
+def search(start: int, fits: Callable[[int], bool], *, most: int, highest: int, most_without: int = 0) -> int:
     """The largest size from 1 to `highest` that `fits`, 0 where none does: to 2 %, as far as `most` tries tell.
 
-    From `start` in steps that double, until one size fits and one does not; then by halves. Sizes below one that fits
-    are taken to fit.
+    While none fits, `most_without` where that is more. From `start` up in steps that double, or two of them down,
+    until one size fits and one does not; then by halves. Sizes below one that fits are taken to fit.
     """
     low, high = 0, highest + 1
     size, step = min(start, highest), max(1, round(_FIRST_STEP_FRAC * start))
-    for _ in range(most):
+    for n in itertools.count(1):
         if fits(size):
             low = size
         else:
             high = size
-        if high - low <= max(1.0, _RESOLUTION_FRAC * low):
-            break
-        if low and high <= highest:
-            size = (low + high) // 2
-        else:
-            size = min(low + step, highest) if low else max(1, high - step)
+        if high - low <= max(1.0, _RESOLUTION_FRAC * low) or n >= (most if low else max(most, most_without)):
+            return low
+        if high > highest:
+            size = min(low + step, highest)
             step *= 2
-    return low
+        elif n <= 2 and not low:
+            size = max(1, high - step)
+            step *= 2
+        else:
+            size = (low + high) // 2
+    raise AssertionError
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,8 @@ class Found:
     reason: str | None = None
 
 
-class OutOfTimeError(Exception):
-    """A try would end behind the budget, or was ended by it."""
-
-    def __init__(self, needed_s: float) -> None:
-        super().__init__()
-        self.needed_s = needed_s
+class EndedError(Exception):
+    """The budget ended the search: how, in words."""
 
 
 @dataclass
@@ -120,54 +121,65 @@ class Search:
                 f"one sequence takes {takes:.2f} GiB by the ledger, {allowed:.2f} GiB are allowed: raise --memory-gib"
             )
             return Found(0, 0, reason=reason)
-        early: str | None = None
         start = max(1, by_ledger // _FIRST_SHARE)
+        first_s = self._seconds(start, self._winner_steps)
+        if time.monotonic() + first_s > self.ends:
+            reason = f"not run, would take {first_s:,.0f} s: raise --budget-s"
+            return Found(by_ledger, predicted, not_run_s=first_s, reason=reason)
+        ended: str | None = None
         try:
-            self._refuse_late(self._seconds(start, self._winner_steps))
             if self._try(start, self._winner_steps).fits:
                 self._correct(self.probes[-1])
                 start = predicted = max(start, self._predict())
-            search(start, self._fits, most=_MOST_IN_SEARCH, highest=self._highest)
-        except OutOfTimeError as out:
-            if not self.probes:
-                reason = f"not run, would take {out.needed_s:,.0f} s: raise --budget-s"
-                return Found(by_ledger, predicted, not_run_s=out.needed_s, reason=reason)
-            early = f"--budget-s ended the search: another try would take {out.needed_s:,.0f} s; raise it"
-        for size in self._candidates():
-            if len(self.probes) == MOST_PROBES and not self._tried(size, self._winner_steps):
-                continue
-            try:
-                seen = self._tried(size, self._winner_steps) or self._try(size, self._winner_steps)
-            except OutOfTimeError as out:
-                early = f"--budget-s ended the try for longer, behind {out.needed_s:,.0f} s"
-                fitting = [probe for probe in self.probes if probe.fits and probe.batch_size <= size]
-                best = max(fitting, key=lambda probe: probe.batch_size, default=None)
-                return Found(by_ledger, predicted, best.batch_size if best else None, best, reason=early)
-            if seen.fits:
-                return Found(by_ledger, predicted, size, seen, reason=early)
-        none = f"none trains: {self.probes[-1].reason}"
-        return Found(by_ledger, predicted, reason=f"{none}; {early}" if early else none)
+            search(start, self._fits, most=_MOST_IN_SEARCH, most_without=MOST_PROBES - 2, highest=self._highest)
+        except (EndedError, RunError) as error:
+            ended = str(error)
+        try:
+            winner = self._winner()
+        except (EndedError, RunError) as error:
+            ended, winner = str(error), self._largest()
+        if winner is None:
+            return Found(by_ledger, predicted, reason=ended or f"none trains: {self.probes[-1].reason}")
+        return Found(by_ledger, predicted, winner.batch_size, winner, reason=ended)
 
-    def _candidates(self) -> Iterator[int]:
-        best = max((probe.batch_size for probe in self.probes if probe.fits), default=0)
+    def is_bounded(self, found: Found) -> bool:
+        """Whether a size not much larger than what was found does not fit."""
+        failed = (probe.batch_size for probe in self.probes if not probe.fits)
+        return found.size is not None and any(size <= found.size / min(_WINNERS) + 1 for size in failed)
+
+    def _winner(self) -> ProbeRecord | None:
+        """The largest of the sizes below the best that is known to hold for longer, or does so now."""
+        best = self._largest()
+        if best is None:
+            return None
         held = {probe.batch_size for probe in self.probes if probe.fits and probe.steps >= self._winner_steps}
-        yield from sorted(held | {int(share * best) for share in _WINNERS} - {0}, reverse=True)
+        for size in sorted(held | {int(share * best.batch_size) for share in _WINNERS} - {0}, reverse=True):
+            seen = self._tried(size, self._winner_steps)
+            if seen is None and len(self.probes) < MOST_PROBES:
+                seen = self._try(size, self._winner_steps)
+            if seen is not None and seen.fits:
+                return seen
+        return None
+
+    def _largest(self) -> ProbeRecord | None:
+        """Of the tries that fit, where none as large has failed since."""
+        failed = min((probe.batch_size for probe in self.probes if not probe.fits), default=self._highest + 1)
+        fitting = [probe for probe in self.probes if probe.fits and probe.batch_size < failed]
+        return max(fitting, key=lambda probe: probe.batch_size, default=None)
 
     def _tried(self, size: int, steps: int) -> ProbeRecord | None:
         """The try of `size` that made at least so many."""
         return next((probe for probe in self.probes if probe.batch_size == size and probe.steps >= steps), None)
 
     def _fits(self, size: int) -> bool:
-        """Whether `size` does, by a try unless there was one. Raises OutOfTimeError."""
+        """Whether `size` does, by a try unless there was one. Raises EndedError."""
         if seen := self._tried(size, self._steps):
             return seen.fits
         # Where it fits it may be the winner, which is tried again.
-        self._refuse_late(self._seconds(size, self._steps) + self._seconds(size, self._winner_steps))
-        return self._try(size, self._steps).fits
-
-    def _refuse_late(self, needed_s: float) -> None:
+        needed_s = self._seconds(size, self._steps) + self._seconds(size, self._winner_steps)
         if time.monotonic() + needed_s > self.ends:
-            raise OutOfTimeError(needed_s)
+            raise EndedError(f"--budget-s ended the search: raise it by {needed_s:,.0f} s for another try")
+        return self._try(size, self._steps).fits
 
     def _try(self, size: int, steps: int) -> ProbeRecord:
         self.watch(f"{self.config.preset}: {size} sequences, {steps} steps")
@@ -176,7 +188,8 @@ class Search:
         try:
             outcome = try_batch(config, self.machine, steps=steps, limit=self._allowed, timeout_s=most_s)
         except TimeoutError:
-            raise OutOfTimeError(most_s) from None
+            told = f"--budget-s ended the try of {size} sequences, {steps} steps, after {most_s:,.0f} s: raise it"
+            raise EndedError(told) from None
         self.compiled = self.compiled or outcome.compiled
         if outcome.step_s:
             self._flops_per_s = step_flops(config).hardware_flops / outcome.step_s

@@ -29,7 +29,7 @@ from colakit.units import gib
 
 _LOOK_S = 0.02
 _JOIN_S = 10.0
-_KEPT_FREE = 64 * 2**20
+KEPT_FREE = 64 * 2**20
 """Bytes of the machine's memory, below which it may begin to swap."""
 _KILLED = (-9, -6)
 """Exit codes where memory ran out: killed by the system, or aborted by an allocator."""
@@ -133,7 +133,7 @@ def try_batch(config: RunConfig, machine: Machine, *, steps: int, limit: int, ti
             if machine.device.type == "cpu":
                 if watch.look() > limit:
                     return Outcome(False, None, time.monotonic() - began, reason=_held_more(limit))
-                if free_memory() < _KEPT_FREE:
+                if free_memory() < KEPT_FREE:
                     raise RunError("Other processes took the memory meanwhile. Close them, or lower --memory-gib.")
             if time.monotonic() - began > timeout_s:
                 raise TimeoutError

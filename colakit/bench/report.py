@@ -135,7 +135,7 @@ def max_batch_record(search: Search, found: Found) -> MaxBatchRecord:
         by_ledger=found.by_ledger,
         predicted=found.predicted,
         max_batch=found.size,
-        is_bounded=any(not probe.fits for probe in search.probes),
+        is_bounded=search.is_bounded(found),
         steps=found.winner.steps if found.winner else None,
         peak_gib=found.winner.peak_gib if found.winner else None,
         batch_size=batch,

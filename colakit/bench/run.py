@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from colakit.bench.contestant import Contestant
-from colakit.bench.max_batch import Found, Search
+from colakit.bench.max_batch import Search
 from colakit.bench.peaks import measure_peaks
-from colakit.bench.probe import Room, find_room
+from colakit.bench.probe import KEPT_FREE, Room, find_room
 from colakit.bench.report import bench_record, max_batch_record, peer_record, ratios
 from colakit.bench.study import Study, Watch
 from colakit.build import Machine, on_machine, pick_machine, will_compile
 from colakit.config.schema import RunConfig
-from colakit.errors import ConfigError, Problem, RunError
+from colakit.errors import ConfigError, Problem
 from colakit.host import describe_machine
 from colakit.records.bench import BenchReport, MaxBatchReport
 from colakit.units import GIB, gib
@@ -69,19 +69,16 @@ def run_max_batch(
         limit = limit or _limit(memory_gib, room, machine)
         ends = time.monotonic() + (began + budget_s - time.monotonic()) / (len(configs) - i)
         search = Search(on_machine(config, machine), machine, room, limit, ends, watch)
-        try:
-            found = search.run()
-        except RunError as error:  # what the others came to is told none the less
-            found = Found(0, 0, reason=str(error).removesuffix("."))
-        results.append(max_batch_record(search, found))
+        results.append(max_batch_record(search, search.run()))
     return MaxBatchReport(describe_machine(), budget_s, time.monotonic() - began, tuple(results))
 
 
 def _limit(memory_gib: float | None, room: Room, machine: Machine) -> int:
     if memory_gib is None:
         return int((CPU_SHARE if machine.device.type == "cpu" else 1.0) * room.free)
-    if memory_gib * GIB > room.free:
-        rule = f"only {gib(room.free):.2f} GiB are free"
+    most = room.free - (KEPT_FREE if machine.device.type == "cpu" else 0)
+    if memory_gib * GIB > most:
+        rule = f"only {gib(most):.2f} GiB are free"
         raise ConfigError([Problem("--memory-gib", memory_gib, rule, "Give less, or close what holds the rest.")])
     return int(memory_gib * GIB)
 

@@ -33,6 +33,7 @@ _ASSUMED_SHARE = 0.3
 """Of the measured peak, before anything has been measured."""
 _PROCESS = 2 * GIB // 5
 """Bytes of a process that has not begun."""
+_KEPT_EXCESS = 1.5
 _SURE_EXCESS = 1.1
 """Times free memory: the ledger is that sure."""
 _GRACE_S = 60.0
@@ -94,7 +95,7 @@ class Study:
         ends = time.monotonic() + (self._deadline - time.monotonic()) / n_groups_left
         # A step's memory is kept for the next one, unless the others need it: then a turn begins with a step to get it
         # back, which is not timed.
-        is_tight = len(group) > 1 and sum(_PROCESS + _total(contestant) for contestant in group) > self._free()
+        is_tight = len(group) > 1 and sum(_PROCESS + _kept(contestant) for contestant in group) > self._free()
         with ExitStack() as stack:
             ready: list[_Ready] = []
             for contestant in group:
@@ -178,6 +179,11 @@ def _total(contestant: Contestant) -> int:
     if contestant.peer == "hf-llama":  # whole logits, in float32, with their log-probabilities and gradients
         return ledger.plain_total - ledger.chunked_logits + 3 * ledger.logits
     return ledger.total
+
+
+def _kept(contestant: Contestant) -> int:
+    """What an allocator may keep, which is more than what lives at once."""
+    return int(_KEPT_EXCESS * _total(contestant))
 
 
 def _held_together(contestants: Sequence[Contestant]) -> int:

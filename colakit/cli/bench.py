@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # it comes with torch
 OPTIMIZER_PRESET = "cola-fan"
 """Its matrices are those of Table 4's last four rows."""
 _PEERS = ("hf-llama", "torch-muon")
+_BUDGET_S = 300.0
 _BATCH_SIZES = (16,)
 """That of Tables 4 and 5."""
 
@@ -88,8 +89,13 @@ def bench(
         ),
     ] = None,
     budget_s: Annotated[
-        float, typer.Option(min=1.0, help="Seconds for all of it; what cannot fit is listed with its time.")
-    ] = 300.0,
+        float | None,
+        typer.Option(
+            min=1.0,
+            help="Seconds for all of it, 300 unless given; what cannot fit is listed with its time.",
+            show_default=False,
+        ),
+    ] = None,
     repeats: Annotated[
         int | None,
         typer.Option(min=1, help="Turns of each; unless given 3 or more, as many as fit; --optimizer-only 9."),
@@ -117,7 +123,8 @@ def bench(
         raise typer.BadParameter("is a number of GiB above 0.", param_hint="--memory-gib")
     if optimizer_only:
         useless = {"--batch-sizes": batch_sizes, "--seq-len": seq_len, "--peer": peers, "--all": everything}
-        _refuse_useless({**useless, "--compile": compiled, "--out": out, "--max-batch": max_batch}, "--optimizer-only")
+        more_useless = {"--compile": compiled, "--out": out, "--max-batch": max_batch, "--budget-s": budget_s}
+        _refuse_useless({**useless, **more_useless}, "--optimizer-only")
         if len(presets or []) > 1:
             raise typer.BadParameter("--optimizer-only takes one.", param_hint="--preset")
         bench_update((presets or [OPTIMIZER_PRESET])[0], repeats or 9, smoke=smoke, sets=sets or [], json=json)
@@ -137,7 +144,7 @@ def bench(
     if max_batch:
         _refuse_sets(sets or [], _MAX_BATCH_OPTIONS)
         configs = [resolve(name, smoke_run=smoke, sets=more).config for name in names]
-        found = find_max_batch(configs, memory_gib=memory_gib, budget_s=budget_s)
+        found = find_max_batch(configs, memory_gib=memory_gib, budget_s=budget_s or _BUDGET_S)
         _show(found, out=out, json=json, show=print_max_batch)
         return
     sizes = (
@@ -153,8 +160,8 @@ def bench(
     contestants = _contestants(names, sizes, config, compiled=compiled, peers=peers or [])
     from colakit.bench.run import run_bench
 
-    with budget_bar(budget_s) as watch:
-        report = run_bench(contestants, budget_s=budget_s, repeats=repeats, watch=watch)
+    with budget_bar(budget_s or _BUDGET_S) as watch:
+        report = run_bench(contestants, budget_s=budget_s or _BUDGET_S, repeats=repeats, watch=watch)
     _show(report, out=out, json=json, show=_print_report)
 
 

@@ -57,11 +57,12 @@ def max_batch_notes(report: MaxBatchReport) -> Iterator[str]:
         n_micro = r.batch_size // r.micro_batch_size
         parts = "at once" if n_micro == 1 else f"in {n_micro} micro-batches"
         settings = f"--set train.batch_size={r.batch_size}"
-        settings += f" --set train.micro_batch_size={r.micro_batch_size}" if n_micro > 1 else ""
+        settings += f" --set train.micro_batch_size={r.micro_batch_size}"
         yield f"{r.preset}, {r.batch_size} sequences a step {parts}: {settings}"
         if r.max_batch != r.batch_size:
             how_many = "as many as fit at once" if r.is_bounded else "as many as were seen to fit at once"
-            yield f"{r.preset}, {how_many}: --set train.batch_size={r.max_batch}"
+            settings = f"--set train.batch_size={r.max_batch} --set train.micro_batch_size={r.max_batch}"
+            yield f"{r.preset}, {how_many}: {settings}"
     if report.results:
         margin = report.results[0].margin_frac
         yield f"All tries keep {100 * margin:g} % of the limit free. The paper's figures are of 24 GB."

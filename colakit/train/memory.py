@@ -41,7 +41,8 @@ def memory_budget(limit_gib: float | None) -> Iterator[None]:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = max(0, int(limit_gib * GIB) - held_bytes()) + _reserved_bytes()
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    others = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([wanted, *others]), hard))
     try:
         yield
     finally:

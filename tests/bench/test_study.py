@@ -197,14 +197,14 @@ def test_where_memory_is_short_everyone_gives_back_what_a_step_needed(monkeypatc
     monkeypatch.setattr(studying, "_total", lambda _: 5 * GIB)
     monkeypatch.setattr(studying, "_fixed", lambda _: GIB)
     two, alone = [sized(preset, 2) for preset in ("original", "cola")], sized("cola", 4)
-    hall = Hall().install(monkeypatch, free_gib=10.9)
+    hall = Hall().install(monkeypatch, free_gib=15.9)  # thrice 5 and twice 0.4
     roomy = run(*two, alone, budget_s=1e4, repeats=1)
     assert hall.giving_back == [False] * 3
-    hall.install(monkeypatch, free_gib=10.7).giving_back.clear()
+    hall.install(monkeypatch, free_gib=15.7).giving_back.clear()
     tight = run(*two, alone, budget_s=1e4, repeats=1)
     assert hall.giving_back == [True, True, False]
     assert all(m.figures is not None for m in (*roomy, *tight))
-    for free_gib, turns in ((10.9, 11), (10.7, 5)):
+    for free_gib, turns in ((15.9, 11), (15.7, 5)):
         hall.now = 0.0
         hall.install(monkeypatch, free_gib=free_gib)
         (first, second) = run(*two, budget_s=32.5)

@@ -85,3 +85,19 @@ def test_a_worker_can_be_started_from_any_thread() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(warm_up).result() > 0
+
+
+@pytest.mark.parametrize("gives_back", [True, False])
+def test_whether_memory_is_given_back_reaches_the_course(monkeypatch: pytest.MonkeyPatch, gives_back: bool) -> None:
+    asked: list[bool] = []
+
+    class Asked(Failing):
+        error = MemoryError()
+
+        def __init__(self, *_: Any, gives_back: bool) -> None:
+            asked.append(gives_back)
+            super().__init__()
+
+    monkeypatch.setattr(worker_module, "Course", Asked)
+    serve(multiprocessing.Pipe()[1], contestant(), CPU, gives_back)
+    assert asked == [gives_back]

@@ -112,6 +112,7 @@ def test_a_wrong_configuration_is_one_message_and_exit_2(colakit: Run, args: lis
         (["flops", "--d", "99999999999"], "'--d'"),
         (["params", "--batch-size", "3"], "counts for --memory only"),
         (["bench", "--optimizer-only", "--batch-sizes", "4"], "has no part in --optimizer-only"),
+        (["bench", "--optimizer-only", "--budget-s", "9"], "has no part in --optimizer-only"),
         (["bench", "--optimizer-only", "--peer", "hf-llama"], "has no part in --optimizer-only"),
         (["bench", "--optimizer-only", "-p", "cola", "-p", "original"], "--optimizer-only takes one"),
         (["bench", "--all", "--preset", "cola"], "leave --preset out"),

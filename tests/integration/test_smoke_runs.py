@@ -135,7 +135,9 @@ def find_largest_batch(limit: float, cwd: Path) -> int:
     assert (record["steps"], len(record["probes"]) <= 8) == (10, True)
     # Beyond it nothing fits that was tried for as long, or close to it.
     assert found < min(p["batch_size"] for p in record["probes"] if not p["fits"])
-    assert f"as many as fit at once: --set train.batch_size={found}\n" in done.stdout
+    assert (
+        f"as many as fit at once: --set train.batch_size={found} --set train.micro_batch_size={found}\n" in done.stdout
+    )
     return found
 
 
@@ -154,7 +156,7 @@ def test_a_search_without_a_result_ends_with_code_2(tmp_path: Path) -> None:
 
 
 def test_a_bench_without_a_result_ends_with_code_2(tmp_path: Path) -> None:
-    done = colakit("bench", *_LIGHT, "--batch-sizes", "100000000", "--json", cwd=tmp_path)
+    done = colakit("bench", *_LIGHT, "--batch-sizes", "1000000", "--json", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     (result,) = json.loads(done.stdout)["results"]
     assert result["reason"].endswith("lower --batch-sizes")

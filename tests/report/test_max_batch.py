@@ -64,9 +64,9 @@ def test_tables(shown) -> None:  # type: ignore[no-untyped-def]
 def test_notes() -> None:
     assert list(max_batch_notes(report(FOUND, CUT, NOTHING))) == [
         "cola-m, 16 sequences a step in 2 micro-batches: --set train.batch_size=16 --set train.micro_batch_size=8",
-        "cola-m, as many as fit at once: --set train.batch_size=10",
-        "cola, 16 sequences a step at once: --set train.batch_size=16",
-        "cola, as many as were seen to fit at once: --set train.batch_size=20",
+        "cola-m, as many as fit at once: --set train.batch_size=10 --set train.micro_batch_size=10",
+        "cola, 16 sequences a step at once: --set train.batch_size=16 --set train.micro_batch_size=16",
+        "cola, as many as were seen to fit at once: --set train.batch_size=20 --set train.micro_batch_size=20",
         "refined: not run.",
         "All tries keep 5 % of the limit free. The paper's figures are of 24 GB.",
     ]

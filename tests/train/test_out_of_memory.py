@@ -175,7 +175,7 @@ def test_a_budget_that_is_too_small_is_named(corpus: Path, tmp_path: Path, monke
         run(tmp_path / "run", make_config(corpus, "train.memory_gib=0.01"))
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(TrainStep, "__call__", step)
-    shown = r"train\.memory_gib allows the whole process 64 GiB; \d+\.\d\d were held before a step\. Try --set"
+    shown = r"train\.memory_gib allows the whole process 64 GiB; (?!0\.00)\d+\.\d\d were held before a step\. Try --set"
     with pytest.raises(RunError, match=shown):
         run(tmp_path / "run", make_config(corpus, "train.memory_gib=64.0"))
 
@@ -190,3 +190,16 @@ def test_a_budget_in_which_nothing_fits_gets_no_advice_on_micro_batches(
     assert text.endswith(
         "1 GiB; 1.00 were held before a step. That is too little for a single sequence: set 1.1 at least."
     )
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits the memory of a process")
+def test_a_budget_loosens_no_limit_that_was_there() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    try:
+        resource.setrlimit(resource.RLIMIT_DATA, (32 * 2**30, before[1]))
+        with memory_budget(64.0):
+            assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 32 * 2**30
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)

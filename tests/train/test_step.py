@@ -11,6 +11,7 @@ from colakit.build import Machine, build_model, build_optimizer
 from colakit.config.load import resolve
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
+from colakit.train import step as step_module
 from colakit.train.step import TrainStep
 
 CPU = Machine(torch.device("cpu"), torch.float32)
@@ -164,3 +165,12 @@ def test_one_host_sync_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.Tensor, name, counted)
     step(0, split(make_batch(8), 2))
     assert reads == ["tolist"]
+
+
+@pytest.mark.parametrize(("device", "asked"), [("cpu", 1), ("meta", 0)])
+def test_a_step_on_a_cpu_keeps_what_it_frees(monkeypatch: pytest.MonkeyPatch, device: str, asked: int) -> None:
+    told: list[None] = []
+    monkeypatch.setattr(step_module, "keep_freed_memory", lambda: told.append(None))
+    machine = Machine(torch.device(device), torch.float32)
+    TrainStep.of(tiny_config(), build_model(tiny_config(), machine), machine)
+    assert len(told) == asked
