@@ -143,9 +143,9 @@ def test_blocks_are_compiled_where_it_is_asked_for_and_by_auto_not_on_a_cpu() ->
 
 def test_auto_compiles_on_cuda_what_can_be_compiled() -> None:
     cuda, apart = torch.device("cuda"), "data.attend_across_documents=false"
-    assert build._pick_compile(resolve("cola-m").config, cuda) is True
-    assert build._pick_compile(resolve("cola-m", sets=[apart]).config, cuda) is False
-    assert build._pick_compile(resolve("cola-m", sets=["train.compile=false"]).config, cuda) is False
+    assert build.will_compile(resolve("cola-m").config, cuda) is True
+    assert build.will_compile(resolve("cola-m", sets=[apart]).config, cuda) is False
+    assert build.will_compile(resolve("cola-m", sets=["train.compile=false"]).config, cuda) is False
 
 
 CHOICES = ("true", "false", "auto")

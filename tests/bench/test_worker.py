@@ -99,5 +99,7 @@ def test_whether_memory_is_given_back_reaches_the_course(monkeypatch: pytest.Mon
             super().__init__()
 
     monkeypatch.setattr(worker_module, "Course", Asked)
-    serve(multiprocessing.Pipe()[1], contestant(), CPU, gives_back)
+    ours, theirs = multiprocessing.Pipe()
+    serve(theirs, contestant(), CPU, gives_back)
+    assert ours.recv() == OUT_OF_MEMORY
     assert asked == [gives_back]
