@@ -52,6 +52,12 @@ def test_from_a_good_prediction_three_tries_come_close_to_the_edge(edge: int, er
     assert len(tried) <= 3
 
 
+def test_large_sizes_are_found_to_2_per_cent() -> None:
+    tried: list[int] = []
+    assert search(5000, lambda n: (tried.append(n), n <= 5100)[1], most=99, highest=10**6) == 5062
+    assert tried == [5000, 5250, 5125, 5062]
+
+
 def test_steps_double_and_then_halve() -> None:
     tried: list[int] = []
     search(100, lambda n: (tried.append(n), n <= 128)[1], most=7, highest=10**6)
@@ -349,6 +355,20 @@ def test_a_ledger_that_is_far_off_is_made_up_for(
     )
     assert found.size <= edge
     assert found.size > 0.6 * edge or not search.is_bounded(found)
+
+
+@pytest.mark.parametrize("excess", [0.5, 1.0, 6.5, 20.0])
+def test_no_more_than_eight_tries_are_made(monkeypatch: pytest.MonkeyPatch, excess: float) -> None:
+    """Though none but the first, if it fits, holds for longer."""
+
+    class Growing(Stage):
+        def try_batch(self, config: RunConfig, machine: Machine, *, steps: int, **options: Any) -> Outcome:
+            self.growth = 9.0 if self.tried else 1.0
+            return super().try_batch(config, machine, steps=steps, **options)
+
+    search, found = run(monkeypatch, Growing(excess=excess), gib=200.0)
+    assert len(search.probes) <= MOST_PROBES
+    assert found.size is None or found.winner == search.probes[0]
 
 
 def test_what_is_far_below_what_failed_is_a_lower_bound(monkeypatch: pytest.MonkeyPatch) -> None:

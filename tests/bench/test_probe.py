@@ -111,6 +111,21 @@ def test_what_the_compiler_holds_in_processes_of_its_own_counts() -> None:
     assert together.look() < together.peak - 2**28  # the peak stays
 
 
+@pytest.mark.parametrize("compiles", [True, False])
+def test_only_who_compiles_is_watched_with_the_compiler(monkeypatch: pytest.MonkeyPatch, compiles: bool) -> None:
+    asked: list[bool] = []
+
+    class Watched(_Watch):
+        def __init__(self, pid: int | None, *, with_children: bool) -> None:
+            asked.append(with_children)
+            super().__init__(pid, with_children=with_children)
+
+    monkeypatch.setattr(module, "_Watch", Watched)
+    with pytest.raises(TimeoutError):
+        try_batch(tiny_config(), replace(CPU, compiles=compiles), steps=2, limit=4 * GIB, timeout_s=0.0)
+    assert asked == [compiles]
+
+
 class Ends:
     """A step that cannot be made; it goes to the other process as it is."""
 

@@ -186,7 +186,7 @@ def test_what_the_ledger_refuses_is_not_tried(monkeypatch: pytest.MonkeyPatch) -
 def test_who_does_not_fit_beside_the_others_comes_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(studying, "_total", lambda _: 5 * GIB)
     monkeypatch.setattr(studying, "_fixed", lambda _: 2 * GIB)
-    hall = Hall().install(monkeypatch, free_gib=8.3)  # 2 and 5 and twice 0.4, not 2 and 2 and 5 and thrice 0.4
+    hall = Hall().install(monkeypatch, free_gib=9.1)  # 2 and 5 and twice 0.4, not 2 and 2 and 5 and thrice 0.4
     run(*(sized(preset, 2) for preset in ("original", "cola", "cola-fan")), repeats=1)
     assert hall.log == ["warm original 2", "warm cola 2", "original 2", "cola 2", "warm cola-fan 2", "cola-fan 2"]
     assert hall.most_alive == 2
@@ -209,6 +209,18 @@ def test_where_memory_is_short_everyone_gives_back_what_a_step_needed(monkeypatc
         hall.install(monkeypatch, free_gib=free_gib)
         (first, second) = run(*two, budget_s=32.5)
         assert (first.repeats, second.repeats) == (turns, turns), "2 s to start, 3 steps to warm up, for each"
+
+
+def test_steps_that_are_not_timed_count_in_what_a_contestant_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studying, "_total", lambda _: 5 * GIB)
+    monkeypatch.setattr(studying, "_fixed", lambda _: GIB)
+    two = [sized(preset, 2) for preset in ("original", "cola")]
+    needed = []
+    for free_gib in (15.9, 15.7):
+        Hall().install(monkeypatch, free_gib=free_gib)
+        needed.append([m.not_run_s or 0.0 for m in run(*two, peak=1e3, repeats=4)])
+    for roomy, tight in zip(*needed, strict=True):
+        assert tight - 10.0 == pytest.approx((roomy - 10.0) * (3 + 2 * 4) / (3 + 4))
 
 
 def test_who_is_lost_at_the_end_does_not_take_the_others_along(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,13 +44,13 @@ def report(*results: MaxBatchRecord) -> MaxBatchReport:
 
 
 def test_tables(shown) -> None:  # type: ignore[no-untyped-def]
-    nothing = dataclasses.replace(NOTHING, peak_gib=None)
+    nothing = dataclasses.replace(NOTHING, peak_gib=None, compiled=True)
     assert shown(max_batch_table(report(FOUND, CUT, nothing))) == [
         "largest batch: CPU, float32, attention sdpa",
         "tokens  limit, GiB  by the ledger  predicted  found  predicted / found  paper  peak, GiB  steps",
         "cola-m  1024  6.00  12  9  10  0.90  64  5.43  10",
         "cola  1024  6.00  12  9  ≥ 20  n/a  5.43  10",
-        "refined  1024  6.00  12  9  n/a  n/a  n/a  n/a",
+        "refined, compiled  1024  6.00  12  9  n/a  n/a  n/a  n/a",
     ]
     assert shown(probe_table(report(FOUND))) == [
         "tries, each in a process of its own",
