@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -170,7 +171,7 @@ def test_a_lack_of_memory_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("preset", ["original", "cola-fan-atf", "cola-fan-dropout-muon", "cola-m"])
-def test_room_is_found_for_every_kind(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_is_found_for_every_kind(preset: str) -> None:
     room = module._find_room(module._shrunk(resolve(preset).config), CPU)
     assert 0.1 * GIB < room.taken < room.free
     assert room.peak_flops_per_s > 1e9
@@ -205,3 +206,14 @@ def test_room_is_found_in_a_process_of_its_own() -> None:
         held[i] = 1
     assert find_room(tiny_config(), CPU).taken < 0.7 * GIB
     assert len(held) == GIB
+
+
+def _loads_what_reads_data() -> bool:
+    module._make_steps(module._shrunk(tiny_config()), CPU, steps=1)
+    return "datasets" in sys.modules
+
+
+def test_what_training_reads_its_data_with_is_there() -> None:
+    """It holds memory too, beside every step."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(_loads_what_reads_data).result()
