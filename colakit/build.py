@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from colakit import products
 from colakit.config.schema import ModelConfig, OptimConfig, RunConfig
 from colakit.data.loader import TrainLoader
 from colakit.data.mixture import Schedule
@@ -120,6 +121,8 @@ def lm_config(config: ModelConfig, attention: AttentionName) -> LMConfig:
 
 def build_model(config: RunConfig, machine: Machine) -> LM:
     """The initialised model on its device, a function of the configuration and its seed."""
+    if machine.device.type == "cpu":
+        products.use_fastest()
     model = LM(lm_config(config.model, machine.attention))
     model.init_weights(config.train.seed)
     return model.to(machine.device)
