@@ -90,13 +90,15 @@ class TrainStep:
         """
         tokens = sum(int((b.targets != IGNORE).sum()) for b in micro_batches)  # on the host, before any transfer
         nll, correct = self.accumulate(micro_batches, tokens)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
+        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         # The step waits for the device here, once, to read all three.
         loss, right, grad_norm = torch.stack([nll, correct.to(nll.dtype), norm]).tolist()
         lr = self.lr_at(step)
         reason = self.guard.judge(loss / tokens, grad_norm)
         if reason is None:
             self.is_updating = True
+            if grad_norm > self.grad_clip:
+                nn.utils.clip_grads_with_norm_(self.model.parameters(), self.grad_clip, norm)
             self.optimizer.set_lr(lr)
             self.optimizer.step()
             self.is_updating = False
