@@ -99,7 +99,8 @@ class Study:
         with ExitStack() as stack:
             ready: list[_Ready] = []
             for contestant in group:
-                if (refused := self._refusal(contestant, is_tight=is_tight)) is not None:
+                promised_s = self._turns * sum(each.turn_s for each in ready)
+                if (refused := self._refusal(contestant, promised_s, is_tight=is_tight)) is not None:
                     yield refused
                     continue
                 self.watch(f"{contestant.name}, batch size {_batch_size(contestant)}: warming up")
@@ -139,16 +140,21 @@ class Study:
             return False
         return turns >= _MOST_REPEATS or time.monotonic() + round_s > ends
 
-    def _refusal(self, contestant: Contestant, *, is_tight: bool) -> Measured | None:
-        """For who would not fit into memory, or into what is left of the budget."""
+    @property
+    def _turns(self) -> int:
+        """That everyone has at least."""
+        return self.repeats or MIN_REPEATS
+
+    def _refusal(self, contestant: Contestant, promised_s: float, *, is_tight: bool) -> Measured | None:
+        """For who would not fit into memory, or into what the turns promised to others leave of the budget."""
         total, free = _total(contestant), self._free()
         if total > _SURE_EXCESS * free:
             reason = f"takes {gib(total):.1f} GiB by the ledger, {gib(free):.1f} GiB are free: lower --batch-sizes"
             return Measured(contestant, reason=reason)
         step_s = _flops(contestant) / self._flops_per_s
-        steps = WARMUP_STEPS + 1 + (2 if is_tight else 1) * (self.repeats or MIN_REPEATS)
+        steps = WARMUP_STEPS + 1 + (2 if is_tight else 1) * self._turns
         needed = _START_S + steps * step_s + (_COMPILE_S if contestant.compiled else 0.0)
-        if needed > self._deadline - time.monotonic():
+        if needed + promised_s > self._deadline - time.monotonic():
             return Measured(contestant, not_run_s=needed, reason=f"not run, would take {needed:,.0f} s")
         return None
 

@@ -142,6 +142,19 @@ def test_what_cannot_fit_is_listed_with_its_time(monkeypatch: pytest.MonkeyPatch
     assert hall.log[-1] == "cola 2"
 
 
+def test_the_turns_that_others_were_promised_are_no_longer_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 s to start and 3 to warm up, so that 95 are left; the other, of as many operations, asks 10 s and 3 + n."""
+    for repeats, is_measured in ((41, True), (42, False)):
+        hall = Hall().install(monkeypatch)
+        everyone = run(sized("cola", 2), sized("cola-smollm2", 2), budget_s=100.01, repeats=repeats)
+        first, second = sorted(everyone, key=lambda m: m.contestant.name)
+        assert first.repeats == repeats
+        assert (second.figures is not None) == is_measured
+        assert hall.now <= 100.01
+    assert second.not_run_s is not None
+    assert second.not_run_s < 95.0, "what it takes itself"
+
+
 def test_a_slow_machine_is_foreseen_by_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     hall = Hall().install(monkeypatch)
     (found,) = run(sized("cola", 2), peak=1e3)
