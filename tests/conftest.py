@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 
@@ -41,3 +42,16 @@ def own_logger() -> Iterator[None]:
     yield
     logger.handlers = handlers
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def memory_for_others() -> Iterator[None]:
+    """A process that has made a training step keeps what it frees; the workers of a test run share one machine."""
+    yield
+    if psutil.Process().memory_info().rss > _MUCH_MEMORY:
+        from colakit.host import give_back_freed_memory
+
+        give_back_freed_memory()
+
+
+_MUCH_MEMORY = 2 * 2**30

@@ -171,7 +171,7 @@ def test_a_budget_that_is_too_small_is_named(corpus: Path, tmp_path: Path, monke
     def step(_self: TrainStep, _step: int, _batches: object) -> None:
         raise MemoryError
 
-    with pytest.raises(ConfigError, match=r"train\.memory_gib = 0\.01: this process holds \d\.\d\d GiB"):
+    with pytest.raises(ConfigError, match=r"train\.memory_gib = 0\.01: this process holds \d+\.\d\d GiB"):
         run(tmp_path / "run", make_config(corpus, "train.memory_gib=0.01"))
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(TrainStep, "__call__", step)
