@@ -16,7 +16,7 @@ import torch
 from colakit.analysis.flops import step_flops
 from colakit.analysis.memory import memory_ledger
 from colakit.bench.contestant import Contestant
-from colakit.bench.course import WARMUP_STEPS, Figures
+from colakit.bench.course import RETAKING_STEPS, WARMUP_STEPS, Figures
 from colakit.bench.worker import Lost, Worker, started
 from colakit.build import Machine
 from colakit.host import free_memory
@@ -93,8 +93,8 @@ class Study:
 
     def _run_group(self, group: list[Contestant], n_groups_left: int) -> Iterator[Measured]:
         ends = time.monotonic() + (self._deadline - time.monotonic()) / n_groups_left
-        # A step's memory is kept for the next one, unless the others need it: then a turn begins with a step to get it
-        # back, which is not timed.
+        # A step's memory is kept for the next one, unless the others need it: then a turn begins with steps to get it
+        # back, which are not timed.
         is_tight = len(group) > 1 and sum(_PROCESS + _kept(contestant) for contestant in group) > self._free()
         with ExitStack() as stack:
             ready: list[_Ready] = []
@@ -110,7 +110,7 @@ class Study:
                 except (Lost, TimeoutError) as error:
                     yield self._lost(contestant, error)
                     continue
-                turn_s = max(_TURN_S, step_s) + (step_s if is_tight else 0.0)
+                turn_s = max(_TURN_S, step_s) + (RETAKING_STEPS * step_s if is_tight else 0.0)
                 ready.append(_Ready(contestant, worker, step_s, turn_s))
                 if not contestant.compiled:
                     self._flops_per_s = _flops(contestant) / step_s
@@ -152,7 +152,7 @@ class Study:
             reason = f"takes {gib(total):.1f} GiB by the ledger, {gib(free):.1f} GiB are free: lower --batch-sizes"
             return Measured(contestant, reason=reason)
         step_s = _flops(contestant) / self._flops_per_s
-        steps = WARMUP_STEPS + 1 + (2 if is_tight else 1) * self._turns
+        steps = WARMUP_STEPS + 1 + (1 + RETAKING_STEPS if is_tight else 1) * self._turns
         needed = _START_S + steps * step_s + (_COMPILE_S if contestant.compiled else 0.0)
         if needed + promised_s > self._deadline - time.monotonic():
             return Measured(contestant, not_run_s=needed, reason=f"not run, would take {needed:,.0f} s")

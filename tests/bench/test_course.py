@@ -74,15 +74,15 @@ def test_a_warm_up_tells_what_a_step_takes(monkeypatch: pytest.MonkeyPatch) -> N
         assert course.warm_up() == pytest.approx(7.0)
 
 
-def test_who_gives_back_takes_a_step_that_is_not_timed_at_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_gives_back_takes_steps_that_are_not_timed_at_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
     monkeypatch.setattr(course_module, "give_back_freed_memory", lambda: given.append(len(fake.steps)))
-    fake = Scripted(seconds=[9.0, 8.0, 7.0, 20.0, 1.0, 4.0, 20.0, 2.0]).install(monkeypatch)
+    fake = Scripted(seconds=[9.0, 8.0, 7.0, 30.0, 20.0, 1.0, 4.0, 30.0, 20.0, 2.0]).install(monkeypatch)
     with closing(Course(contestant(), CPU, gives_back=True)) as course:
         assert course.warm_up() == pytest.approx(7.0)
         assert (course.turn(2), course.turn(1)) == (pytest.approx(5.0), pytest.approx(2.0))
     found = course.figures()
-    assert given == [3, 6, 8]
+    assert given == [3, 7, 10]
     assert found.times == pytest.approx((1.0, 4.0, 2.0))
     assert found.forward_ms == pytest.approx((2500 + 2000) / 2 / 4)
     given.clear()
