@@ -1,8 +1,8 @@
 """Float32 matrix products on a CPU, by the faster of the two libraries that PyTorch brings.
 
-PyTorch asks MKL, which keeps its AVX-512 code to Intel's CPUs. On others oneDNN, which has no such preference, is up to
-2.3 times as fast; there `use_fastest` has this process's kernels call it. Who calls a product, or counts it, sees the
-same operation as before.
+PyTorch asks MKL, which keeps its AVX-512 code to Intel's CPUs. On others oneDNN, which has no such preference, may be
+twice as fast; there `use_fastest` has this process's kernels call it. Who calls a product, or counts it, sees the same
+operation as before.
 """
 
 import warnings
@@ -89,7 +89,7 @@ def _product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _dense(x: Tensor) -> Tensor:
-    """`x`, or a copy of what is part of a wider matrix, which oneDNN multiplies some hundred times slower."""
+    """`x`, or a copy of what is part of a wider matrix, which oneDNN multiplies far slower."""
     return x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous()
 
 

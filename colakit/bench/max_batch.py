@@ -1,8 +1,8 @@
 """The largest micro-batch that trains within a limit of memory: predicted, tried, and the winner tried for longer.
 
 The ledger counts what lives. A process holds more than that, by what its allocator keeps and its kernels need, and on a
-CPU that grows for some steps. How much more is seen in a first try of a third of what the ledger promises, with as
-many steps as the winner has to make; then the prediction is made.
+CPU that grows for some steps. How much more is seen in a first try of a third of what the ledger promises, halved until
+it fits, with as many steps as the winner has to make; then the prediction is made.
 """
 
 import itertools
@@ -26,6 +26,7 @@ MARGIN_FRAC = 0.05
 STEPS = {"cpu": (2, 10), "cuda": (4, 50)}
 """Of a try, and of the winner's."""
 _FIRST_SHARE = 3
+_MOST_FIRST = 3
 _FIRST_STEP_FRAC = 0.05
 _RESOLUTION_FRAC = 0.02
 _WINNERS = (1.0, 0.95, 0.9, 0.8)
@@ -128,10 +129,9 @@ class Search:
             return Found(by_ledger, predicted, not_run_s=first_s, reason=reason)
         ended: str | None = None
         try:
-            if self._try(start, self._winner_steps).fits:
-                self._correct(self.probes[-1])
-                start = predicted = max(start, self._predict())
-            search(start, self._fits, most=_MOST_IN_SEARCH, most_without=MOST_PROBES - 2, highest=self._highest)
+            start = predicted = self._first(start)
+            left = MOST_PROBES - 1 - len(self.probes)
+            search(start, self._fits, most=_MOST_IN_SEARCH, most_without=left, highest=self._highest)
         except (EndedError, RunError) as error:
             ended = str(error)
         try:
@@ -141,6 +141,17 @@ class Search:
         if winner is None:
             return Found(by_ledger, predicted, reason=ended or f"none trains: {self.probes[-1].reason}")
         return Found(by_ledger, predicted, winner.batch_size, winner, reason=ended)
+
+    def _first(self, size: int) -> int:
+        """Try `size`, or half as much until one fits; what is predicted from that, or the last one where none did."""
+        failed: int | None = None
+        while not self._try(size, self._winner_steps).fits:
+            if size == 1 or len(self.probes) == _MOST_FIRST:
+                return size
+            failed, size = size, size // 2
+        self._correct(self.probes[-1])
+        predicted = max(size, self._predict())
+        return predicted if failed is None else min(predicted, failed - 1)
 
     def is_bounded(self, found: Found) -> bool:
         """Whether a size not much larger than what was found does not fit."""

@@ -137,6 +137,44 @@ def test_the_first_try_corrects_the_ledger(monkeypatch: pytest.MonkeyPatch, exce
     assert (found.size > found.by_ledger) == (excess < 1.0)
 
 
+@pytest.mark.parametrize(("excess", "firsts"), [(2.9, 1), (4.0, 2), (9.0, 3)])
+def test_where_not_even_a_third_fits_less_is_tried_before_anything_is_predicted(
+    monkeypatch: pytest.MonkeyPatch, excess: float, firsts: int
+) -> None:
+    """As heaps in pieces have it."""
+    stage = Stage(excess)
+    search, found = run(monkeypatch, stage)
+    first = found.by_ledger // 3
+    assert stage.tried[:firsts] == [(first // 2**n, 10) for n in range(firsts)]
+    assert [p.fits for p in search.probes[:firsts]] == [*[False] * (firsts - 1), True]
+    assert found.size == found.predicted
+    assert len(search.probes) <= MOST_PROBES
+    assert search.is_bounded(found)
+
+
+def test_what_is_predicted_is_below_what_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer tries hold less here, so that the edge seems to be far beyond the try that failed."""
+    stage = Stage(4.0, growth=0.1)
+    honest = stage.try_batch
+
+    def try_batch(config: RunConfig, machine: Machine, **options: Any) -> Outcome:
+        outcome = honest(config, machine, **options)
+        return replace(outcome, fits=outcome.fits and len(stage.tried) > 1)
+
+    monkeypatch.setattr(stage, "try_batch", try_batch)
+    search, found = run(monkeypatch, stage)
+    assert found.predicted == search.probes[0].batch_size - 1
+
+
+def test_the_search_ends_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(1000.0)
+    search, found = run(monkeypatch, stage)
+    assert (found.size, found.reason) == (None, "none trains: out of memory")
+    assert [p.fits for p in search.probes] == [False] * len(search.probes)
+    assert len(search.probes) < MOST_PROBES
+    assert search.probes[-1].batch_size == 1
+
+
 def test_the_winner_is_tried_for_longer_and_made_smaller_until_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first try, as long, lets the prediction know; two steps of what is beyond it do not."""
     search, found = run(monkeypatch, Stage(growth=1.08), gib=24.0)
