@@ -1,8 +1,8 @@
 """Float32 matrix products on a CPU, by the faster of the two libraries that PyTorch brings.
 
 PyTorch asks MKL, which keeps its AVX-512 code to Intel's CPUs. On others oneDNN, which has no such preference, may be
-twice as fast; there `use_fastest` has this process's kernels call it. Who calls a product, or counts it, sees the same
-operation as before.
+twice as fast; there `use_fastest` has this process's ``mm`` and ``addmm`` call it. Who calls a product, or counts it,
+sees the same operation as before, and stacks of matrices stay MKL's, which is faster at many small ones.
 """
 
 import warnings
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-OPERATIONS = ("mm", "mm.out", "addmm", "addmm.out", "bmm", "bmm.out", "baddbmm", "baddbmm.out")
+OPERATIONS = ("mm", "mm.out", "addmm", "addmm.out")
 _FEWEST_MULTIPLICATIONS = 2**22
-"""Of one product. Below, what oneDNN needs to begin is more than it saves."""
+_FEWEST_ROWS = 16
+"""Of a product: rows and columns. Below either, what oneDNN needs to begin is more than it saves."""
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def library() -> str:
@@ -53,39 +55,28 @@ def override(into: Library) -> Library:
 
 
 def _kernel(former: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def kernel(  # Any: PyTorch's own set of keys
-        keys: Any, *operands: Tensor, beta: float = 1, alpha: float = 1, out: Tensor | None = None
-    ) -> Tensor:
-        *added, a, b = operands
-        if not _suits(a, b, out):
-            scales = {"beta": beta, "alpha": alpha} if added else {}
-            return former(keys, *operands, **scales, **({} if out is None else {"out": out}))
-        c = added[0] if added and beta != 0 else None
-        is_bias = c is not None and c.dim() == 1 and c.shape == b.shape[1:] and beta == alpha == 1
-        product = _product(a, b, c.contiguous() if c is not None and is_bias else None)
-        if alpha != 1:
-            product.mul_(alpha)
-        if c is not None and not is_bias:
-            product.add_(c, alpha=beta)
-        return product if out is None else out.copy_(product)
+    def kernel(keys: Any, *operands: Tensor, **options: Any) -> Tensor:  # Any: PyTorch's set of keys, and its scalars
+        if not _suits(*operands, **options):
+            return former(keys, *operands, **options)
+        *bias, a, b = operands
+        # It takes a weight as F.linear does, [N, K].
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            _dense(a), _dense(b).t(), bias[0].contiguous() if bias else None, "none", [], ""
+        )
+        return options["out"].copy_(product) if "out" in options else product
 
     return kernel
 
 
-def _suits(a: Tensor, b: Tensor, out: Tensor | None) -> bool:
-    """What does not is MKL's, or PyTorch's to refuse."""
-    size = a.shape[-2] * a.shape[-1] * b.shape[-1]
-    fit = (*a.shape[:-2], a.shape[-1]) == b.shape[:-1] and (out is None or out.shape == (*a.shape[:-1], b.shape[-1]))
-    return a.dtype is b.dtype is torch.float32 and size >= _FEWEST_MULTIPLICATIONS and fit
-
-
-def _product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    """a [M, K] · b [K, N] + bias [N], or a [B, M, K] · b [B, K, N], whose products are large enough for turns."""
-    if a.dim() == 3:
-        return torch.stack([_product(a_i, b_i, None) for a_i, b_i in zip(a, b, strict=True)])
-    # It takes a weight as F.linear does, [N, K].
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(_dense(a), _dense(b).t(), bias, "none", [], "")
-    return out
+def _suits(*operands: Tensor, out: Tensor | None = None, beta: float = 1, alpha: float = 1) -> bool:
+    """For a [M, K] and b [K, N], and a bias [N] before them; what does not is MKL's, or PyTorch's to refuse."""
+    *added, a, b = operands
+    if not (a.dim() == b.dim() == 2 and a.shape[1] == b.shape[0] and beta == alpha == 1):
+        return False
+    (m, k), n = a.shape, b.shape[1]
+    is_large = m * k * n >= _FEWEST_MULTIPLICATIONS and min(m, n) >= _FEWEST_ROWS
+    fit = all(c.shape == (n,) for c in added) and (out is None or out.shape == (m, n))
+    return is_large and fit and all(t.dtype is torch.float32 for t in (*operands, *([] if out is None else [out])))
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -97,9 +88,8 @@ def _dense(x: Tensor) -> Tensor:
 def _cpu_vendor() -> str | None:
     """As Linux tells it; None elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+        lines = _CPUINFO.read_text("utf-8", "replace").splitlines()
     except OSError:
         return None
-    return next(
-        (value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip() == "vendor_id"), None
-    )
+    fields = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in fields if key.strip() == "vendor_id"), None)

@@ -1,6 +1,9 @@
 """Products by oneDNN in place of MKL's: the same numbers, on the CPUs that gain by it, and nothing else changed."""
 
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,20 +20,21 @@ M, K, N = 192, 160, 144
 
 
 @pytest.fixture
-def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
-    """Products are oneDNN's, whatever the CPU; the list tells of which sizes there were."""
+def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Products are oneDNN's, whatever the CPU; the list tells which were."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this PyTorch has no oneDNN")
-    made: list[tuple[int, ...]] = []
-    honest = products._product
+    suited: list[bool] = []
+    honest = products._suits
 
-    def counted(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-        made.append((*a.shape, b.shape[-1]))
-        return honest(a, b, bias)
+    def suits(*operands: Tensor, **options: object) -> bool:
+        suited.append(honest(*operands, **options))  # type: ignore[arg-type]
+        return suited[-1]
 
-    monkeypatch.setattr(products, "_product", counted)
+    monkeypatch.setattr(products, "_suits", suits)
+    monkeypatch.setattr(products, "_overridden", lambda: None)  # not twice
     library = products.override(Library("aten", "IMPL"))
-    yield made
+    yield suited
     library._destroy()
 
 
@@ -43,97 +47,106 @@ def close(ours: Tensor, exact: Tensor) -> None:
     torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-4)
 
 
-LAYOUTS = {
+def exact(a: Tensor, b: Tensor) -> Tensor:
+    """In float64, not by PyTorch."""
+    return torch.from_numpy(a.numpy().astype("f8") @ b.numpy().astype("f8"))
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "plain": lambda x: x,
     "transposed": lambda x: x.mT.contiguous().mT,
     "columns of a wider one": lambda x: torch.cat([x, x], dim=-1)[..., : x.shape[-1]],
     "rows of a taller one, transposed": lambda x: torch.cat([x.mT, x.mT], dim=-1)[..., : x.shape[-2]].mT,
+    "one row, expanded": lambda x: x[:1].expand(x.shape),
 }
 
 
 @pytest.mark.parametrize("left", LAYOUTS)
 @pytest.mark.parametrize("right", LAYOUTS)
-def test_products_of_any_layout(by_onednn: list[tuple[int, ...]], left: str, right: str) -> None:
+def test_products_of_any_layout(by_onednn: list[bool], left: str, right: str) -> None:
     a, b = LAYOUTS[left](random(M, K)), LAYOUTS[right](random(K, N))
-    close(a @ b, a.double() @ b.double())
-    assert by_onednn == [(M, K, N)]
+    close(a @ b, exact(a, b))
+    out = torch.empty(N, M).t()
+    assert torch.mm(a, b, out=out) is out
+    close(out, exact(a, b))
+    assert all(by_onednn)
 
 
-@pytest.mark.parametrize(("beta", "alpha"), [(1, 1), (1, 0.5), (-2, 1), (0, 3)])
-@pytest.mark.parametrize("added", ["bias", "constant", "one", "column", "matrix"])
-def test_what_is_added(by_onednn: list[tuple[int, ...]], added: str, beta: float, alpha: float) -> None:
+@pytest.mark.parametrize("bias", [random(N), random(1).expand(N), random(2 * N)[::2]])
+def test_a_bias(by_onednn: list[bool], bias: Tensor) -> None:
     a, b = random(M, K), random(K, N)
-    c = {
-        "bias": random(N),
-        "constant": random(1).expand(N),
-        "one": random(1),
-        "column": random(M, 1),
-        "matrix": random(M, N),
-    }[added]
-    if beta == 0:
-        c = torch.full_like(c, torch.nan)  # it does not count
-    exact = alpha * (a.double() @ b.double()) + (beta * c.double() if beta else 0.0)
-    close(torch.addmm(c, a, b, beta=beta, alpha=alpha), exact)
-    out = torch.empty(M, N)
-    assert torch.addmm(c, a, b, beta=beta, alpha=alpha, out=out) is out
-    close(out, exact)
-    assert by_onednn == [(M, K, N)] * 2
+    wanted = bias.double() + exact(a, b)
+    close(torch.addmm(bias, a, b), wanted)
+    close(torch.addmm(bias, a, b, out=torch.empty(M, N)), wanted)
+    assert all(by_onednn)
 
 
-def test_a_sum_may_be_written_over_what_is_added(by_onednn: list[tuple[int, ...]]) -> None:
-    total, a, b = random(M, N), random(M, K), random(K, N)
-    exact = total.double() + a.double() @ b.double()
-    torch.addmm(total, a, b, out=total)
-    close(total, exact)
-    assert by_onednn
-
-
-def test_stacks_of_matrices(by_onednn: list[tuple[int, ...]]) -> None:
-    a, b, c = random(3, M, K), random(3, K, N), random(3, M, N)
-    exact = a.double() @ b.double()
-    close(torch.bmm(a, b), exact)
-    close(torch.bmm(a, b, out=torch.empty(3, M, N)), exact)
-    close(torch.baddbmm(c, a, b, beta=2.0, alpha=-1.0), 2 * c.double() - exact)
-    close(torch.baddbmm(c, a, b, out=torch.empty(3, M, N)), c.double() + exact)
-    assert by_onednn == [(3, M, K, N), *[(M, K, N)] * 3] * 4
-
-
-def test_a_matrix_may_be_added_to_a_stack(by_onednn: list[tuple[int, ...]]) -> None:
-    a, b, c = random(3, M, M), random(3, M, N), random(M, N)
-    close(torch.baddbmm(c, a, b), c.double() + a.double() @ b.double())
-    assert by_onednn
-
-
-def test_gradients_and_biases_of_a_linear_layer(by_onednn: list[tuple[int, ...]]) -> None:
+def test_gradients_and_biases_of_a_linear_layer(by_onednn: list[bool]) -> None:
     x, w, b, by_out = random(2, M, K), random(N, K), random(N), random(2, M, N)
     inputs = [t.requires_grad_() for t in (x, w, b)]
     got = torch.autograd.grad(F.linear(*inputs), inputs, by_out)
-    exact_inputs = [t.detach().double().requires_grad_() for t in (x, w, b)]
-    exact = torch.autograd.grad(F.linear(*exact_inputs), exact_inputs, by_out.double())
-    for ours, other in zip(got, exact, strict=True):
+    in_double = [t.detach().double().requires_grad_() for t in (x, w, b)]
+    wanted = torch.autograd.grad(F.linear(*in_double), in_double, by_out.double())
+    for ours, other in zip(got, wanted, strict=True):
         close(ours, other)
-    assert len(by_onednn) == 3
+    assert sum(by_onednn) == 3
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_types_small_ones_and_odd_results_stay_where_they_were(
-    by_onednn: list[tuple[int, ...]], dtype: torch.dtype
-) -> None:
-    a, b = random(M, K).to(dtype), random(K, N).to(dtype)
-    assert (a @ b).dtype == torch.addmm(b[:1], a, b, beta=2).dtype == dtype
-    small = torch.mm(random(4, 5), random(5, 6))
-    close(small, random(4, 5).double() @ random(5, 6).double())
-    grown = torch.mm(a.float(), b.float(), out=torch.empty(0))
-    close(grown, a.float().double() @ b.float().double())
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        random(M, K) @ random(N, K)
-    assert by_onednn == []
+A, B, C = random(M, K), random(K, N), random(M, N)
+OTHERS: dict[str, Callable[[], Tensor]] = {
+    "a matrix added": lambda: torch.addmm(C, A, B),
+    "a matrix added in place": lambda: torch.addmm(C.clone(), A, B, out=C.clone()),
+    "beta": lambda: torch.addmm(random(N), A, B, beta=-2),
+    "alpha": lambda: torch.addmm(random(N), A, B, alpha=0.5),
+    "no alpha": lambda: torch.addmm(random(N), A * torch.inf, B, alpha=0),
+    "nothing of what is added": lambda: torch.addmm(random(N) * torch.nan, A, B, beta=0),
+    "one number": lambda: torch.addmm(random(1), A, B),
+    "float64": lambda: torch.addmm(random(N).double(), A.double(), B.double(), beta=3),
+    "bfloat16": lambda: torch.addmm(random(N).bfloat16(), A.bfloat16(), B.bfloat16(), alpha=3),
+    "small": lambda: torch.addmm(random(6), random(4, 5), random(5, 6), beta=3, alpha=2),
+    "few rows": lambda: random(2, 2048) @ random(2048, 2048),
+    "few columns": lambda: random(2048, 2048) @ random(2048, 2),
+    "empty": lambda: random(0, K) @ B,
+    "grown": lambda: torch.mm(A, B, out=torch.empty(0)),
+}
 
 
-def test_the_same_bits_each_time(by_onednn: list[tuple[int, ...]]) -> None:
-    a, b = random(M, K), random(K, N)
-    assert torch.equal(a @ b, a.clone() @ b.clone())
-    assert by_onednn
+@pytest.mark.parametrize("name", OTHERS)
+def test_everything_else_is_as_it_was(request: pytest.FixtureRequest, name: str) -> None:
+    """To the bit: the kernel that was there makes it."""
+    if products.library() == "oneDNN":
+        products.use_fastest()  # so does every model before
+    before = OTHERS[name]()
+    suited = request.getfixturevalue("by_onednn")
+    assert torch.equal(OTHERS[name](), before)
+    assert len(suited) >= 1
+    assert not any(suited)
+
+
+WRONG: dict[str, Callable[[], Tensor]] = {
+    "shapes": lambda: A @ random(N, K),
+    "a type of the result": lambda: torch.mm(A, B, out=torch.empty(M, N, dtype=torch.float64)),
+    "a type of the bias": lambda: F.linear(A, B.t(), random(N).bfloat16()),
+    "types": lambda: torch.mm(A, B.double()),
+    "a bias of another length": lambda: torch.addmm(random(N + 1), A, B),
+    "three dimensions": lambda: torch.mm(random(1, M, K), random(1, K, N)),
+    "one dimension": lambda: torch.mm(random(K), B),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_pytorchs_to_refuse(request: pytest.FixtureRequest, name: str) -> None:
+    with pytest.raises((RuntimeError, IndexError)) as before:
+        WRONG[name]()
+    request.getfixturevalue("by_onednn")
+    with pytest.raises((RuntimeError, IndexError)) as after:
+        WRONG[name]()
+    assert str(after.value) == str(before.value)
+
+
+def test_the_same_bits_each_time(by_onednn: list[bool]) -> None:
+    assert torch.equal(A @ B, A.clone() @ B.clone())
+    assert all(by_onednn)
 
 
 @pytest.mark.parametrize(
@@ -146,17 +159,52 @@ def test_the_same_bits_each_time(by_onednn: list[tuple[int, ...]]) -> None:
     ],
 )
 def test_it_is_for_cpus_whose_instructions_mkl_leaves_unused(
-    monkeypatch: pytest.MonkeyPatch, vendor: str | None, capability: str, chosen: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str | None, capability: str, chosen: str
 ) -> None:
     if not torch.backends.mkl.is_available():
         pytest.skip("this PyTorch has no MKL")
-    monkeypatch.setattr(products, "_cpu_vendor", lambda: vendor)
+    told = tmp_path / "cpuinfo"
+    told.write_text("processor\t: 0\n" + (f"vendor_id\t: {vendor}\n" if vendor else ""))
+    monkeypatch.setattr(products, "_CPUINFO", told)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     overridden: list[bool] = []
     monkeypatch.setattr(products, "_overridden", lambda: overridden.append(True))
-    assert products.library() == chosen
-    products.use_fastest()
+    products._cpu_vendor.cache_clear()
+    try:
+        assert products.library() == chosen
+        products.use_fastest()
+    finally:
+        products._cpu_vendor.cache_clear()
     assert bool(overridden) == (chosen == "oneDNN")
+
+
+def test_a_machine_that_tells_nothing_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_CPUINFO", tmp_path / "none")
+    products._cpu_vendor.cache_clear()
+    assert products._cpu_vendor() is None
+    products._cpu_vendor.cache_clear()
+
+
+WHOLE = """
+import torch
+from colakit import products
+products._cpu_vendor = lambda: "AuthenticAMD"
+torch.backends.cpu.get_cpu_capability = lambda: "AVX512"
+suited, honest = [], products._suits
+products._suits = lambda *a, **o: suited.append(honest(*a, **o)) or suited[-1]
+a = torch.ones(256, 256)
+a @ a
+before = len(suited)
+products.use_fastest()
+products.use_fastest()
+a @ a
+print(before, suited)
+"""
+
+
+def test_a_process_that_asked_for_it_has_it() -> None:
+    outcome = subprocess.run([sys.executable, "-c", WHOLE], capture_output=True, text=True, check=True)
+    assert (outcome.stdout, outcome.stderr) == ("0 [True]\n", "")
 
 
 def test_models_and_the_peak_they_are_measured_by_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
