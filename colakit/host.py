@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from colakit import nvml
+from colakit import nvml, products
 from colakit.records.machine import MachineRecord
 from colakit.units import gib
 
@@ -29,6 +29,7 @@ def describe_machine() -> MachineRecord:
         platform=platform.platform(),
         cpu=_cpu_name(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        products=products.library(),
         cores=psutil.cpu_count(logical=False),
         usable_cpus=usable_cpus(),
         threads=torch.get_num_threads(),

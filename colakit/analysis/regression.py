@@ -3,28 +3,76 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from colakit.errors import RunError
 from colakit.records.base import SCHEMA_VERSION
 from colakit.records.bench import BenchReport, ComparisonRecord
 
-Report = dict[str, Any]  # Any: JSON values
-_KEYS = ("batch_size", "seq_len", "dtype", "compiled")
+_MACHINE = ("platform", "cpu", "cpu_capability", "products", "threads", "gpu", "driver", "cuda", "python", "packages")
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class Entry(BaseModel):
+    """What is compared of a preset or a peer, and all that has to be equal for it."""
+
+    name: str | None = None
+    preset: str
+    optimizer: str | None = None
+    batch_size: int
+    micro_batch_size: int | None = None
+    seq_len: int
+    dtype: str
+    attention: str | None = None
+    compiled: bool = False
+    model_flops: int | None = None
+    parameters: int | None = None
+    tokens_per_s: Positive | None
+    peak_memory_gib: Positive | None
+
+    @property
+    def key(self) -> str:
+        """Equal where the same is measured."""
+        return self.model_dump_json(exclude={"tokens_per_s", "peak_memory_gib"})
+
+    @property
+    def title(self) -> str:
+        """Whose figures they are."""
+        name = self.name or self.preset
+        return f"{name}, compiled" if self.compiled else name
+
+
+class Report(BaseModel):
+    """What is compared of a report."""
+
+    machine: dict[str, Any]  # Any: JSON values
+    results: list[Entry]
+    peers: list[Entry]
+
+    def measured(self) -> Iterator[Entry]:
+        """Everyone who has a speed."""
+        return (entry for entry in (*self.results, *self.peers) if entry.tokens_per_s is not None)
 
 
 def read_report(path: Path) -> Report:
     """A report that ``bench --out`` or ``--json`` has written. Raises RunError for any other file."""
     try:
-        report = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not JSON"
         raise RunError(f"{path} cannot be read as a report: {what}. `colakit bench --out {path}` makes one.") from error
-    if not isinstance(report, dict) or report.get("kind") != BenchReport.kind:
+    if not isinstance(values, dict) or values.get("kind") != BenchReport.kind:
         raise RunError(f"{path} is no report of speeds. `colakit bench --out FILE.json` without --max-batch makes one.")
-    if report.get("schema") != SCHEMA_VERSION:
+    if values.get("schema") != SCHEMA_VERSION:
         raise RunError(f"{path} was written by another version of colakit. Measure again.")
-    return report
+    try:
+        return Report.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RunError(f"{path} is damaged: {where}: {first['msg']}. Measure again.") from error
 
 
 def compare(before: Report, after: Report, threshold_frac: float) -> list[ComparisonRecord]:
@@ -32,8 +80,8 @@ def compare(before: Report, after: Report, threshold_frac: float) -> list[Compar
 
     Raises RunError where nobody has.
     """
-    found = dict(_contestants(after))
-    records = [_compared(key, entry, found.get(key), threshold_frac) for key, entry in _contestants(before)]
+    found = {entry.key: entry for entry in after.measured()}
+    records = [_compared(entry, found.get(entry.key), threshold_frac) for entry in before.measured()]
     if not records:
         raise RunError("The first report has no speed to compare with. Measure again, with a larger --budget-s.")
     return records
@@ -41,31 +89,23 @@ def compare(before: Report, after: Report, threshold_frac: float) -> list[Compar
 
 def differences(before: Report, after: Report) -> list[str]:
     """What of the machines and versions differs, in words: then a change may not be the code's."""
-    return [
-        f"{name}: {before['machine'][name]} before, {after['machine'].get(name)} after"
-        for name in ("cpu", "cpu_capability", "threads", "gpu", "driver", "cuda", "packages")
-        if before["machine"][name] != after["machine"].get(name)
-    ]
+    pairs = ((name, before.machine.get(name), after.machine.get(name)) for name in _MACHINE)
+    return [f"{name}: {one} before, {other} after" for name, one, other in pairs if one != other]
 
 
-def _contestants(report: Report) -> Iterator[tuple[tuple[object, ...], Report]]:
-    for entry in (*report["results"], *report["peers"]):
-        if entry["tokens_per_s"] is not None:
-            yield (entry.get("name"), entry["preset"], *(entry.get(key) for key in _KEYS)), entry
-
-
-def _compared(key: tuple[object, ...], before: Report, after: Report | None, threshold_frac: float) -> ComparisonRecord:
-    speed = after["tokens_per_s"] / before["tokens_per_s"] if after is not None else None
-    memory = None
-    if after is not None and before["peak_memory_gib"] and after["peak_memory_gib"]:
-        memory = after["peak_memory_gib"] / before["peak_memory_gib"]
-    name = before.get("name") or before["preset"]
+def _compared(before: Entry, after: Entry | None, threshold_frac: float) -> ComparisonRecord:
+    assert before.tokens_per_s is not None
+    speed = memory = None
+    if after is not None and after.tokens_per_s is not None:
+        speed = after.tokens_per_s / before.tokens_per_s
+        if before.peak_memory_gib and after.peak_memory_gib:
+            memory = after.peak_memory_gib / before.peak_memory_gib
     return ComparisonRecord(
-        name=f"{name}, compiled" if before.get("compiled") else name,
-        batch_size=before["batch_size"],
-        seq_len=before["seq_len"],
-        before_tokens_per_s=before["tokens_per_s"],
-        after_tokens_per_s=after["tokens_per_s"] if after is not None else None,
+        name=before.title,
+        batch_size=before.batch_size,
+        seq_len=before.seq_len,
+        before_tokens_per_s=before.tokens_per_s,
+        after_tokens_per_s=after.tokens_per_s if after is not None else None,
         speed=speed,
         peak_memory=memory,
         is_worse=speed is None or speed < 1.0 - threshold_frac or (memory or 0.0) > 1.0 + threshold_frac,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from colakit import nvml, products
+from colakit import nvml
 from colakit.bench.peaks import matmul_flops_per_s, measure_peaks
 from colakit.build import Machine, pick_machine
 from colakit.config.schema import DataConfig, RunConfig
@@ -49,8 +49,7 @@ def examine() -> DoctorRecord:
 
 
 def _cpu(m: MachineRecord) -> Finding:
-    by = products.library()
-    value = f"{m.cpu}, {m.usable_cpus} usable CPUs, {m.cpu_capability}, {m.threads} threads, products by {by}"
+    value = f"{m.cpu}, {m.usable_cpus} usable CPUs, {m.cpu_capability}, {m.threads} threads, products by {m.products}"
     if m.threads > m.usable_cpus:
         advice = f"More threads than CPUs slow each other down: set OMP_NUM_THREADS={m.usable_cpus}."
         return Finding("CPU", "limited", value, advice)

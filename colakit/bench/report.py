@@ -54,6 +54,7 @@ def _with_figures(
 ) -> BenchRecord:
     p10, p50, p90 = np.percentile(figures.times, [10, 50, 90]).tolist()
     batch, gpu, memory = record.batch_size, figures.gpu, figures.memory
+    model_flops = step_flops(contestant.config).model_flops
     return replace(
         record,
         repeats=repeats,
@@ -85,7 +86,8 @@ def _with_figures(
         power_w=gpu.power_w if gpu else None,
         gb_per_s=gpu.gb_per_s if gpu else None,
         cpu_util_frac=figures.cpu_util_frac,
-        mfu_frac=step_flops(contestant.config).model_flops / p50 / peak_flops_per_s,
+        mfu_frac=model_flops / p50 / peak_flops_per_s,
+        model_flops=model_flops,
         reason=gpu.reason if gpu is not None else None,
     )
 

@@ -82,6 +82,8 @@ class BenchRecord(Record):
     """Of the CPUs that the process may use."""
     mfu_frac: float | None = None
     """Model FLOPs per second over the measured peak of a matrix product."""
+    model_flops: int | None = None
+    """Of a step, counted."""
     not_run_s: float | None = None
     """How long it would have taken at least, where that was too long."""
     reason: str | None = None

@@ -15,6 +15,8 @@ class MachineRecord(Record):
     cpu: str
     cpu_capability: str
     """The vector instructions that torch's kernels use."""
+    products: str
+    """The library that multiplies float32 matrices on the CPU."""
     cores: int | None
     """Physical ones."""
     usable_cpus: int

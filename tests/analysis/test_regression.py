@@ -1,22 +1,31 @@
 """Two reports beside each other."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from colakit.analysis.regression import compare, differences, read_report
+from colakit.analysis.regression import Report, compare, differences, read_report
 from colakit.errors import RunError
 
 
 def entry(preset: str, speed: float | None, memory: float | None = 1.0, **changes: Any) -> dict[str, Any]:
-    values = {"preset": preset, "batch_size": 4, "seq_len": 8, "dtype": "float32", "compiled": False}
-    return {**values, "tokens_per_s": speed, "peak_memory_gib": memory, **changes}
+    common = {"preset": preset, "batch_size": 4, "seq_len": 8, "dtype": "float32", "compiled": False}
+    return {**common, "tokens_per_s": speed, "peak_memory_gib": memory, **changes}
 
 
-def report(*results: dict[str, Any], peers: tuple[dict[str, Any], ...] = (), **machine: Any) -> dict[str, Any]:
-    named = {"cpu": "x", "cpu_capability": "AVX2", "threads": 2, "gpu": None, "driver": None, "cuda": None}
+def values(*results: dict[str, Any], peers: tuple[dict[str, Any], ...] = (), **machine: Any) -> dict[str, Any]:
+    named = {
+        "cpu": "x",
+        "cpu_capability": "AVX2",
+        "products": "MKL",
+        "threads": 2,
+        "gpu": None,
+        "driver": None,
+        "cuda": None,
+    }
     return {
         "schema": 1,
         "kind": "bench_report",
@@ -26,7 +35,11 @@ def report(*results: dict[str, Any], peers: tuple[dict[str, Any], ...] = (), **m
     }
 
 
-def worse(before: dict[str, Any], after: dict[str, Any], threshold: float = 0.05) -> dict[str, bool]:
+def report(*results: dict[str, Any], **changes: Any) -> Report:
+    return Report.model_validate(values(*results, **changes))
+
+
+def worse(before: Report, after: Report, threshold: float = 0.05) -> dict[str, bool]:
     return {r.name: r.is_worse for r in compare(before, after, threshold)}
 
 
@@ -81,10 +94,53 @@ def test_what_cannot_be_compared_is_an_error(tmp_path: Path) -> None:
         ("{", "cannot be read as a report"),
         ("[]", "is no report of speeds"),
         ('{"kind": "params"}', "is no report of speeds"),
-        (json.dumps({**report(), "schema": 0}), "another version"),
+        (json.dumps({**values(), "schema": 0}), "another version"),
     ):
         path.write_text(content)
         with pytest.raises(RunError, match=message):
             read_report(path)
-    path.write_text(json.dumps(report()))
-    assert read_report(path) == report()
+    path.write_text(json.dumps(values(entry("cola", 1.0))))
+    assert read_report(path) == report(entry("cola", 1.0))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"results": None},
+        {"results": [1, 2]},
+        {"machine": None},
+        *({"results": [{**entry("cola", 1.0), "tokens_per_s": speed}]} for speed in ("fast", 0, -1.0, math.nan)),
+        {"results": [{"preset": "cola"}]},
+        {"results": [{**entry("cola", 1.0), "preset": ["cola"]}]},
+        {"peers": [{**entry("cola", 1.0), "peak_memory_gib": math.inf}]},
+    ],
+)
+def test_a_damaged_report_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({**values(), **changes}))
+    with pytest.raises(RunError, match=rf"a\.json is damaged: {next(iter(changes))}.*: .*\. Measure again\."):
+        read_report(path)
+
+
+def test_a_report_without_an_end_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[" * 200_000)
+    with pytest.raises(RunError, match="it is not JSON"):
+        read_report(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "adamw"},
+        {"attention": "flash"},
+        {"micro_batch_size": 2},
+        {"dtype": "bfloat16"},
+        {"model_flops": 9},
+        {"seq_len": 9},
+    ],
+)
+def test_what_is_not_the_same_is_not_compared(change: dict[str, Any]) -> None:
+    one = {"optimizer": "muon", "attention": "sdpa", "micro_batch_size": 4, "model_flops": 8}
+    before, after = report(entry("cola", 1.0, **one)), report(entry("cola", 1.0, **one | change))
+    assert [r.speed for r in compare(before, before, 0.05)] == [1.0]
+    assert [(r.speed, r.is_worse) for r in compare(before, after, 0.05)] == [(None, True)]
