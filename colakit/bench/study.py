@@ -26,7 +26,7 @@ MIN_REPEATS = 3
 _MOST_REPEATS = 15
 _TURN_S = 0.5
 """A turn is one step, or as many as take this long."""
-_START_S = 10.0
+_START_S = 5.0
 """What a process takes to be there."""
 _COMPILE_S = 60.0
 _ASSUMED_SHARE = 0.3
@@ -75,7 +75,7 @@ class Study:
     def run(self, contestants: Sequence[Contestant]) -> Iterator[Measured]:
         """Yield everyone once."""
         self._deadline = time.monotonic() + self.budget_s
-        self._flops_per_s = _ASSUMED_SHARE * self.peak_flops_per_s
+        self._seen_flops_per_s: list[float] = []
         by_size = sorted(contestants, key=_batch_size)
         groups = [group for _, size in groupby(by_size, _batch_size) for group in self._that_fit_together(list(size))]
         for i, group in enumerate(groups):
@@ -110,10 +110,13 @@ class Study:
                 except (Lost, TimeoutError) as error:
                     yield self._lost(contestant, error)
                     continue
-                turn_s = max(_TURN_S, step_s) + (RETAKING_STEPS * step_s if is_tight else 0.0)
-                ready.append(_Ready(contestant, worker, step_s, turn_s))
                 if not contestant.compiled:
-                    self._flops_per_s = _flops(contestant) / step_s
+                    self._seen_flops_per_s.append(_flops(contestant) / step_s)
+                turn_s = max(_TURN_S, step_s) + (RETAKING_STEPS * step_s if is_tight else 0.0)
+                if (refused := self._too_long(contestant, self._turns * turn_s, promised_s)) is not None:
+                    yield refused
+                    continue
+                ready.append(_Ready(contestant, worker, step_s, turn_s))
             yield from self._take_turns(ready, ends)
 
     def _take_turns(self, ready: list[_Ready], ends: float) -> Iterator[Measured]:
@@ -154,9 +157,19 @@ class Study:
         step_s = _flops(contestant) / self._flops_per_s
         steps = WARMUP_STEPS + 1 + (1 + RETAKING_STEPS if is_tight else 1) * self._turns
         needed = _START_S + steps * step_s + (_COMPILE_S if contestant.compiled else 0.0)
-        if needed + promised_s > self._deadline - time.monotonic():
-            return Measured(contestant, not_run_s=needed, reason=f"not run, would take {needed:,.0f} s")
-        return None
+        return self._too_long(contestant, needed, promised_s)
+
+    def _too_long(self, contestant: Contestant, needed_s: float, promised_s: float) -> Measured | None:
+        over_s = needed_s + promised_s - (self._deadline - time.monotonic())
+        if over_s <= 0.0:
+            return None
+        reason = f"not run, would take {needed_s:,.0f} s: raise --budget-s to {math.ceil(self.budget_s + over_s):,}"
+        return Measured(contestant, not_run_s=needed_s, reason=reason)
+
+    @property
+    def _flops_per_s(self) -> float:
+        """The most that anyone has reached: what a step that was disturbed took says little of others."""
+        return max(self._seen_flops_per_s, default=_ASSUMED_SHARE * self.peak_flops_per_s)
 
     def _lost(self, contestant: Contestant, error: Lost | TimeoutError) -> Measured:
         if isinstance(error, Lost):
