@@ -144,6 +144,11 @@ def bench_notes(report: BenchReport) -> list[str]:
     notes = [
         f"{reason}: {'; '.join(of[id(r)] for r in same)}." for reason, same in groupby(reasons, lambda r: r.reason)
     ]
+    if report.machine.products == "oneDNN" and any(p.name == "hf-llama" and p.step_ms for p in report.peers):
+        notes.append(
+            "On this CPU colakit has float32 products made by oneDNN, which is faster; hf-llama's are MKL's, as in a "
+            "script that asks for nothing else."
+        )
     if any(r.step_ms for r in report.results):
         notes.append(
             f"MFU is of {report.peak.matmul_flops_per_s / 1e12:.3g} TFLOP/s, what a square product reaches here in "

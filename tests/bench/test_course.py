@@ -154,7 +154,8 @@ def test_a_real_course_has_every_figure_and_leaves_no_thread(options: dict[str, 
     assert threading.active_count() == before
     assert len(found.times) == len(found.data_times) == 3
     assert found.skipped == 0
-    for figure in (*found.times, found.forward_ms, found.backward_ms, found.cpu_util_frac, found.memory.peak):
+    assert found.cpu_util_frac >= 0.0, "its clock ticks too seldom for such steps"
+    for figure in (*found.times, found.forward_ms, found.backward_ms, found.memory.peak):
         assert figure is not None
         assert math.isfinite(figure)
         assert figure > 0

@@ -88,7 +88,7 @@ RATIOS = (
     RatioRecord("cola, compiled", "hf-llama", 16, 4.321, None, None),
 )
 REPORT = BenchReport(
-    machine=describe_machine(),
+    machine=dataclasses.replace(describe_machine(), products="MKL"),
     peak=PeakRecord("cpu", "float32", 1.66e11, 1.1e10),
     budget_s=300.0,
     seconds=123.0,
@@ -141,6 +141,16 @@ def test_ratios_and_notes(shown) -> None:  # type: ignore[no-untyped-def]
         "MFU is of 0.166 TFLOP/s, what a square product reaches here in float32. The paper's figures are of an RTX "
         "4090: compare ratios.",
     ]
+
+
+def test_that_a_peer_multiplies_otherwise_is_told() -> None:
+    def notes(products: str, *peers: PeerBenchRecord) -> list[str]:
+        machine = dataclasses.replace(REPORT.machine, products=products)
+        return bench_notes(dataclasses.replace(REPORT, machine=machine, peers=peers))
+
+    assert any("oneDNN" in note for note in notes("oneDNN", PEER))
+    assert not any("oneDNN" in note for note in notes("MKL", PEER))
+    assert not any("oneDNN" in note for note in notes("oneDNN", dataclasses.replace(PEER, step_ms=None)))
 
 
 def test_before_and_after(shown) -> None:  # type: ignore[no-untyped-def]
