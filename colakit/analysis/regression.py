@@ -62,7 +62,9 @@ def read_report(path: Path) -> Report:
         values = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not JSON"
-        raise RunError(f"{path} cannot be read as a report: {what}. `colakit bench --out {path}` makes one.") from error
+        raise RunError(
+            f"{path} cannot be read as a report: {what}. `colakit bench --out FILE.json` makes one."
+        ) from error
     if not isinstance(values, dict) or values.get("kind") != BenchReport.kind:
         raise RunError(f"{path} is no report of speeds. `colakit bench --out FILE.json` without --max-batch makes one.")
     if values.get("schema") != SCHEMA_VERSION:
@@ -84,6 +86,11 @@ def compare(before: Report, after: Report, threshold_frac: float) -> list[Compar
     records = [_compared(entry, found.get(entry.key), threshold_frac) for entry in before.measured()]
     if not records:
         raise RunError("The first report has no speed to compare with. Measure again, with a larger --budget-s.")
+    if all(record.speed is None for record in records):
+        raise RunError(
+            "Nothing of the first report was measured in the second with the same preset, sizes, type, optimizer and "
+            "attention. Run `colakit bench` with the same options for both."
+        )
     return records
 
 

@@ -96,10 +96,10 @@ def _bfloat16(machine: Machine) -> Finding:
     advice: str | None = None
     if ratio < 1.0:
         advice = f"train.dtype=auto computes in {str(machine.dtype).removeprefix('torch.')} here."
-        return Finding("bfloat16", "limited", f"{1 / ratio:.1f} times slower than float32", advice)
+        return Finding("bfloat16", "limited", f"products {1 / ratio:.1f} times slower than in float32", advice)
     if machine.dtype == torch.float32:
         advice = "train.dtype=auto computes in float32 on a CPU: try --set train.dtype=bfloat16."
-    return Finding("bfloat16", "ok", f"{ratio:.1f} times as fast as float32", advice)
+    return Finding("bfloat16", "ok", f"products {ratio:.1f} times as fast as in float32", advice)
 
 
 def _compiler(machine: Machine) -> Finding:

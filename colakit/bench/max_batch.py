@@ -20,7 +20,7 @@ from colakit.records.bench import ProbeRecord
 from colakit.units import GIB, gib
 
 MOST_PROBES = 8
-_MOST_IN_SEARCH = 3
+_MOST_IN_SEARCH = 4
 MARGIN_FRAC = 0.05
 """Of the limit, which stays free."""
 STEPS = {"cpu": (2, 10), "cuda": (4, 50)}
@@ -131,7 +131,7 @@ class Search:
         try:
             start = predicted = self._first(start)
             left = MOST_PROBES - 1 - len(self.probes)
-            search(start, self._fits, most=_MOST_IN_SEARCH, most_without=left, highest=self._highest)
+            search(start, self._fits, most=min(_MOST_IN_SEARCH, left), most_without=left, highest=self._highest)
         except (EndedError, RunError) as error:
             ended = str(error)
         try:

@@ -54,6 +54,7 @@ def _with_figures(
 ) -> BenchRecord:
     p10, p50, p90 = np.percentile(figures.times, [10, 50, 90]).tolist()
     batch, gpu, memory = record.batch_size, figures.gpu, figures.memory
+    is_spread = len(figures.times) > 1
     model_flops = step_flops(contestant.config).model_flops
     return replace(
         record,
@@ -63,9 +64,9 @@ def _with_figures(
         examples_per_s=batch / p50,
         tokens_per_s=batch * record.seq_len / p50,
         step_ms=1000.0 * p50,
-        step_ms_p10=1000.0 * p10,
-        step_ms_p90=1000.0 * p90,
-        step_spread_frac=(p90 - p10) / p50,
+        step_ms_p10=1000.0 * p10 if is_spread else None,
+        step_ms_p90=1000.0 * p90 if is_spread else None,
+        step_spread_frac=(p90 - p10) / p50 if is_spread else None,
         forward_ms=figures.forward_ms,
         backward_ms=figures.backward_ms,
         optimizer_ms=sum(part.ms for part in figures.optimizer),

@@ -28,7 +28,7 @@ _TURN_S = 0.5
 """A turn is one step, or as many as take this long."""
 _START_S = 5.0
 """What a process takes to be there."""
-_COMPILE_S = 60.0
+_COMPILE_S = 25.0
 _ASSUMED_SHARE = 0.3
 """Of the measured peak, before anything has been measured."""
 _PROCESS = 2 * GIB // 5
@@ -168,7 +168,7 @@ class Study:
 
     @property
     def _flops_per_s(self) -> float:
-        """The most that anyone has reached: what a step that was disturbed took says little of others."""
+        """The most that anyone has reached: a step that was disturbed says little of others."""
         return max(self._seen_flops_per_s, default=_ASSUMED_SHARE * self.peak_flops_per_s)
 
     def _lost(self, contestant: Contestant, error: Lost | TimeoutError) -> Measured:

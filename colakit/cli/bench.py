@@ -73,7 +73,8 @@ def bench(
         typer.Option(
             "--peer",
             metavar="|".join(_PEERS),
-            help="Also time transformers' Llama of the first dense preset's shape, or torch.optim.Muon.",
+            help="Also time transformers' Llama of the first dense preset's shape, or else of original's, with AdamW; "
+            "or torch.optim.Muon. May be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -166,7 +167,7 @@ def bench(
 
 
 def _show(report: R, *, out: Path | None, json: bool, show: Callable[[R], None]) -> None:
-    """Print it, write it to `out`, and end with exit code 2 where it has no result."""
+    """Print it and write it to `out`. Raises RunError where it has no result."""
     if json:
         print_json(report.to_dict())
     else:
@@ -174,7 +175,8 @@ def _show(report: R, *, out: Path | None, json: bool, show: Callable[[R], None])
     if out is not None:
         write_report(out, report.to_dict())
     if not report.has_results:
-        raise typer.Exit(2)
+        everyone = [*report.results, *(report.peers if isinstance(report, BenchReport) else ())]
+        raise RunError(f"Nothing was measured: {next((r.reason for r in everyone if r.reason), 'there is no reason')}.")
 
 
 def _contestants(

@@ -1,7 +1,6 @@
 """What `bench` shows: speed, memory and use of the machine, ratios, and the optimizers beside each other."""
 
 from collections.abc import Iterable
-from itertools import groupby
 
 from rich.table import Table
 
@@ -16,6 +15,9 @@ from colakit.records.bench import (
 from colakit.report.runs import figure
 from colakit.report.tables import add_name_column, add_number_column, new_table
 from colakit.units import gib
+
+_UNSTEADY = 0.5
+"""Of the median step: between the tenth and the ninetieth percentile."""
 
 
 def speed_table(report: BenchReport) -> Table:
@@ -131,7 +133,7 @@ def comparison_table(records: Iterable[ComparisonRecord]) -> Table:
             figure(r.after_tokens_per_s, "{:,.0f}"),
             figure(r.speed, "{:.3f}"),
             figure(r.peak_memory, "{:.3f}"),
-            "worse" if r.is_worse else "",
+            "not measured again" if r.speed is None else "worse" if r.is_worse else "",
         )
     return table
 
@@ -139,11 +141,18 @@ def comparison_table(records: Iterable[ComparisonRecord]) -> Table:
 def bench_notes(report: BenchReport) -> list[str]:
     """What was not measured and why, and by what shares are meant."""
     everyone: list[BenchRecord | PeerBenchRecord] = [*report.results, *report.peers]
-    of = {id(r): f"{r.name if isinstance(r, PeerBenchRecord) else _name(r)}, batch {r.batch_size}" for r in everyone}
-    reasons = sorted((r for r in everyone if r.reason), key=lambda r: r.reason or "")
-    notes = [
-        f"{reason}: {'; '.join(of[id(r)] for r in same)}." for reason, same in groupby(reasons, lambda r: r.reason)
-    ]
+    by_reason: dict[str, list[str]] = {}
+    for r in everyone:
+        if r.reason:
+            name = r.name if isinstance(r, PeerBenchRecord) else _name(r)
+            by_reason.setdefault(r.reason, []).append(f"{name}, batch {r.batch_size}")
+    notes = [f"{'; '.join(names)}: {reason}." for reason, names in by_reason.items()]
+    unsteady = [f"{_name(r)}, batch {r.batch_size}" for r in report.results if (r.step_spread_frac or 0.0) > _UNSTEADY]
+    if unsteady:
+        notes.append(
+            f"{'; '.join(unsteady)}: steps differ by more than {100 * _UNSTEADY:.0f} %, so that ratios mean little. "
+            "Measure again while the machine does nothing else, or with more --repeats."
+        )
     if report.machine.products == "oneDNN" and any(p.name == "hf-llama" and p.step_ms for p in report.peers):
         notes.append(
             "On this CPU colakit has float32 products made by oneDNN, which is faster; hf-llama's are MKL's, as in a "

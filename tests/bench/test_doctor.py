@@ -76,7 +76,7 @@ def test_a_product_in_bfloat16_is_computed_in_it(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("bfloat16", "state", "said"), [(1.0, "limited", "4.0 times slower"), (8.0, "ok", "2.0 times")]
+    ("bfloat16", "state", "said"), [(1.0, "limited", "products 4.0 times slower"), (8.0, "ok", "products 2.0 times")]
 )
 def test_bfloat16_is_judged_by_its_speed(
     monkeypatch: pytest.MonkeyPatch, bfloat16: float, state: str, said: str

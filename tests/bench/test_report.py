@@ -41,6 +41,12 @@ def test_utilisation_leaves_out_what_is_computed_again() -> None:
     assert record.mfu_frac == pytest.approx(flops.model_flops / 0.5 / PEAK)
 
 
+def test_one_step_has_no_spread() -> None:
+    record = bench_record(Measured(contestant(), figures(0.5)), CPU, PEAK)
+    assert record.step_ms == 500.0
+    assert (record.step_ms_p10, record.step_ms_p90, record.step_spread_frac) == (None, None, None)
+
+
 def test_what_nvml_says_is_handed_on_with_what_it_refused() -> None:
     gpu = GpuUse(0.9, 0.1, 0.5, 300.0, None, 2**30, "GPM: Not Supported")
     record = bench_record(Measured(contestant(), figures(gpu=gpu)), CPU, PEAK)

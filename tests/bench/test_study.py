@@ -188,7 +188,7 @@ def test_a_slow_machine_is_foreseen_by_its_peak(monkeypatch: pytest.MonkeyPatch)
 def test_compiling_is_counted_and_tells_nothing_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     Hall(step_s=lambda c: 0.001 if c.compiled else 1.0).install(monkeypatch)
     eager, compiled = sized("cola", 2), replace(sized("cola", 2), compiled=True)
-    found = run(eager, compiled, budget_s=60.0)
+    found = run(eager, compiled, budget_s=30.0)
     assert {m.contestant.name: m.not_run_s is None for m in found} == {"cola": True, "cola, compiled": False}
 
 

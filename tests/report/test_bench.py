@@ -137,7 +137,7 @@ def test_ratios_and_notes(shown) -> None:  # type: ignore[no-untyped-def]
         "cola, compiled  hf-llama  16  4.32  n/a",
     ]
     assert bench_notes(REPORT) == [
-        "not run, would take 1,234 s: cola-fan, batch 128.",
+        "cola-fan, batch 128: not run, would take 1,234 s.",
         "MFU is of 0.166 TFLOP/s, what a square product reaches here in float32. The paper's figures are of an RTX "
         "4090: compare ratios.",
     ]
@@ -153,16 +153,29 @@ def test_that_a_peer_multiplies_otherwise_is_told() -> None:
     assert not any("oneDNN" in note for note in notes("oneDNN", dataclasses.replace(PEER, step_ms=None)))
 
 
+def test_reasons_stand_in_the_order_of_the_tables_and_unsteady_steps_are_told() -> None:
+    results = (
+        dataclasses.replace(MISSING, reason="b"),
+        dataclasses.replace(MEASURED, reason="a", step_spread_frac=0.51),
+        dataclasses.replace(MISSING, batch_size=64, reason="b"),
+        dataclasses.replace(ON_GPU, step_spread_frac=0.49),
+    )
+    notes = bench_notes(dataclasses.replace(REPORT, results=results, peers=()))
+    assert notes[:2] == ["cola-fan, batch 128; cola-fan, batch 64: b.", "cola-fan, batch 16: a."]
+    assert notes[2].startswith("cola-fan, batch 16: steps differ by more than 50 %")
+    assert len(notes) == 4
+
+
 def test_before_and_after(shown) -> None:  # type: ignore[no-untyped-def]
     records = [
         ComparisonRecord("cola", 16, 1024, 1000.0, 900.0, 0.9, 1.1, is_worse=True),
-        ComparisonRecord("cola-fan", 8, 512, 2000.4, None, None, None, is_worse=False),
+        ComparisonRecord("cola-fan", 8, 512, 2000.4, None, None, None, is_worse=True),
     ]
     assert shown(comparison_table(records)) == [
         "after over before",
         "batch  tokens  tokens/s before  after  speed  peak memory",
         "cola  16  1024  1,000  900  0.900  1.100  worse",
-        "cola-fan  8  512  2,000  n/a  n/a  n/a",
+        "cola-fan  8  512  2,000  n/a  n/a  n/a  not measured again",
     ]
 
 
