@@ -22,6 +22,7 @@ OUT_OF_MEMORY = "out of memory"
 KILLED = "the measuring process was killed, most likely for want of memory"
 NOT_COMPILED = "torch.compile fails here: `colakit doctor` says what is missing"
 _JOIN_S = 10.0
+_END_S = 3.0
 T = TypeVar("T")
 
 
@@ -88,6 +89,8 @@ def started(contestant: Contestant, machine: Machine, *, gives_back: bool) -> It
     theirs.close()
     try:
         yield Worker(ours, process)
+        ours.close()
+        process.join(_END_S)  # by itself, so that the compiler's own processes end with it
     finally:
         ours.close()
         process.kill()
