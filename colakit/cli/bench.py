@@ -11,7 +11,7 @@ from colakit.analysis.regression import compare as compare_reports
 from colakit.analysis.regression import differences, read_report
 from colakit.cli import options
 from colakit.cli.bench_max_batch import find_max_batch, print_max_batch
-from colakit.cli.bench_optimizer import bench_update
+from colakit.cli.bench_optimizer import bench_update, print_optimizer
 from colakit.config.load import resolve
 from colakit.config.presets import preset_names
 from colakit.config.schema import RunConfig
@@ -19,7 +19,7 @@ from colakit.errors import ConfigError, Problem, RunError
 from colakit.paper.methods import TABLE_3_BATCHES
 from colakit.paper.optimizers import ADAMW_PRESET, MUON_PRESET
 from colakit.records.base import SCHEMA_VERSION, to_json
-from colakit.records.bench import BenchReport, MaxBatchReport
+from colakit.records.bench import BenchReport, MaxBatchReport, OptimizerBenchRecord
 from colakit.report.bench import (
     bench_notes,
     comparison_table,
@@ -41,7 +41,7 @@ _BUDGET_S = 300.0
 _BATCH_SIZES = (16,)
 """That of Tables 4 and 5."""
 
-R = TypeVar("R", BenchReport, MaxBatchReport)
+R = TypeVar("R", BenchReport, MaxBatchReport, OptimizerBenchRecord)
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -122,23 +122,24 @@ def bench(
         raise typer.BadParameter("goes with --max-batch: add it, or leave this out.", param_hint="--memory-gib")
     if memory_gib is not None and not (0 < memory_gib < math.inf):
         raise typer.BadParameter("is a number of GiB above 0.", param_hint="--memory-gib")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {out.parent}.", param_hint="--out")
+    if out is not None and out.is_dir():
+        raise typer.BadParameter(f"{out} is a folder: give a file in it.", param_hint="--out")
     if optimizer_only:
         useless = {"--batch-sizes": batch_sizes, "--seq-len": seq_len, "--peer": peers, "--all": everything}
-        more_useless = {"--compile": compiled, "--out": out, "--max-batch": max_batch, "--budget-s": budget_s}
+        more_useless = {"--compile": compiled, "--max-batch": max_batch, "--budget-s": budget_s}
         _refuse_useless({**useless, **more_useless}, "--optimizer-only")
         if len(presets or []) > 1:
             raise typer.BadParameter("--optimizer-only takes one.", param_hint="--preset")
-        bench_update((presets or [OPTIMIZER_PRESET])[0], repeats or 9, smoke=smoke, sets=sets or [], json=json)
+        record = bench_update((presets or [OPTIMIZER_PRESET])[0], repeats or 9, smoke=smoke, sets=sets or [])
+        _show(record, out=out, json=json, show=print_optimizer)
         return
     if max_batch:
         useless = {"--batch-sizes": batch_sizes, "--peer": peers, "--compile": compiled, "--repeats": repeats}
         _refuse_useless(useless, "--max-batch")
     if everything and presets:
         raise typer.BadParameter("--all names every preset: leave --preset out.", param_hint="--preset")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {out.parent}.", param_hint="--out")
-    if out is not None and out.is_dir():
-        raise typer.BadParameter(f"{out} is a folder: give a file in it.", param_hint="--out")
     names = list(preset_names()) if everything else presets or [ADAMW_PRESET, MUON_PRESET]
     names = list(dict.fromkeys(names))
     more = [*(sets or []), *([f"model.seq_len={seq_len}"] if seq_len else [])]
@@ -174,7 +175,7 @@ def _show(report: R, *, out: Path | None, json: bool, show: Callable[[R], None])
         show(report)
     if out is not None:
         write_report(out, report.to_dict())
-    if not report.has_results:
+    if not isinstance(report, OptimizerBenchRecord) and not report.has_results:
         everyone = [*report.results, *(report.peers if isinstance(report, BenchReport) else ())]
         raise RunError(f"Nothing was measured: {next((r.reason for r in everyone if r.reason), 'there is no reason')}.")
 

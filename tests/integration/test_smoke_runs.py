@@ -71,9 +71,11 @@ def test_train_then_eval_agree_and_the_terminal_output_has_the_tables(tmp_path: 
 
 
 def test_bench_of_the_optimizer_alone(tmp_path: Path) -> None:
-    done = colakit("bench", "--optimizer-only", "--smoke", "--repeats", "2", "--json", cwd=tmp_path)
+    asked = ["--optimizer-only", "--smoke", "--repeats", "2", "--out", "a.json", "--json"]
+    done = colakit("bench", *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
+    assert record == json.loads((tmp_path / "a.json").read_text())
     assert (record["preset"], record["dtype"], record["repeats"]) == ("cola-fan", "float32", 2)
     assert record["device"].endswith("float32")
     for name in ("textbook", "torch_muon"):
@@ -152,6 +154,7 @@ def test_a_search_without_a_result_ends_with_code_2(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     (result,) = json.loads(done.stdout)["results"]
     assert result["reason"].startswith("one sequence takes 0.")
+    assert f"Nothing was measured: {result['reason']}." in " ".join(done.stderr.split())
     assert json.loads((tmp_path / "a.json").read_text()) == json.loads(done.stdout)
 
 
@@ -160,6 +163,7 @@ def test_a_bench_without_a_result_ends_with_code_2(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     (result,) = json.loads(done.stdout)["results"]
     assert result["reason"].endswith("lower --batch-sizes")
+    assert f"Nothing was measured: {result['reason']}." in " ".join(done.stderr.split())
 
 
 @only_where_a_cpu_has_limits
