@@ -35,10 +35,12 @@ class Scripted:
 
         def call(step: TrainStep, i: int, batches: Sequence[Batch]) -> StepResult:
             assert step.model.training
-            with step.forward_clock.measure():
-                self.now += 0.25 * self.seconds[len(self.steps)]
-            with step.backward_clock.measure():
-                self.now += 0.5 * self.seconds[len(self.steps)]
+            part = self.seconds[len(self.steps)] / len(batches)
+            for _ in batches:
+                with step.forward_clock.measure():
+                    self.now += 0.25 * part
+                with step.backward_clock.measure():
+                    self.now += 0.5 * part
             self.now += 0.25 * self.seconds[len(self.steps)]
             self.steps.append(i)
             self.batches.append(batches)
@@ -66,6 +68,13 @@ def test_the_warm_up_is_not_among_the_times(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.first_step_s == pytest.approx(9.0)
     assert found.forward_ms == pytest.approx(500.0), "a quarter of the median step that is timed"
     assert fake.steps == list(range(n_warm + 3))
+
+
+@pytest.mark.parametrize("micro", [6, 2])
+def test_passes_are_those_of_all_micro_batches(monkeypatch: pytest.MonkeyPatch, micro: int) -> None:
+    Scripted().install(monkeypatch)
+    found = measured(contestant("cola", "train.batch_size=6", f"train.micro_batch_size={micro}"), 2).figures()
+    assert (found.forward_ms, found.backward_ms) == (pytest.approx(250.0), pytest.approx(500.0))
 
 
 def test_a_warm_up_tells_what_a_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
