@@ -39,6 +39,11 @@ def test_the_commit_is_that_of_colakits_own_tree(tmp_path: Path, monkeypatch: py
     assert (described.git_commit, described.git_dirty) == (None, None)
 
 
+def test_the_library_that_multiplies_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colakit.products.library", lambda: "one of them")
+    assert describe_machine().products == "one of them"
+
+
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine of 64 GiB, 40 of them free, whose control groups are files below this folder."""

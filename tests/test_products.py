@@ -130,6 +130,7 @@ WRONG: dict[str, Callable[[], Tensor]] = {
     "types": lambda: torch.mm(A, B.double()),
     "a bias of another length": lambda: torch.addmm(random(N + 1), A, B),
     "three dimensions": lambda: torch.mm(random(1, M, K), random(1, K, N)),
+    "three dimensions that seem to fit": lambda: torch.mm(random(1, M, K), random(M, 4, 4)),
     "one dimension": lambda: torch.mm(random(K), B),
 }
 

@@ -84,6 +84,13 @@ def test_other_machines_are_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "name", ["platform", "cpu", "cpu_capability", "products", "threads", "gpu", "driver", "cuda", "python", "packages"]
+)
+def test_everything_that_a_speed_hangs_on_is_looked_at(name: str) -> None:
+    assert differences(report(), report(**{name: "other"}))[0].startswith(f"{name}: ")
+
+
 def test_what_cannot_be_compared_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no speed to compare with"):
         compare(report(entry("cola", None)), report(), 0.05)

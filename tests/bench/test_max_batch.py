@@ -166,6 +166,14 @@ def test_what_is_predicted_is_below_what_has_failed(monkeypatch: pytest.MonkeyPa
     assert found.predicted == search.probes[0].batch_size - 1
 
 
+def test_there_are_eight_tries_at_most_however_wrong_the_first_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It promises thirty times what shorter tries show, one after another."""
+    search, found = run(monkeypatch, Stage(2.9, growth=0.01))
+    assert found.size is not None
+    assert found.predicted > 30 * found.size
+    assert 6 < len(search.probes) <= MOST_PROBES
+
+
 def test_the_search_ends_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(1000.0)
     search, found = run(monkeypatch, stage)
