@@ -66,7 +66,10 @@ def read_report(path: Path) -> Report:
             f"{path} cannot be read as a report: {what}. `colakit bench --out FILE.json` makes one."
         ) from error
     if not isinstance(values, dict) or values.get("kind") != BenchReport.kind:
-        raise RunError(f"{path} is no report of speeds. `colakit bench --out FILE.json` without --max-batch makes one.")
+        raise RunError(
+            f"{path} is no report of speeds. `colakit bench --out FILE.json` makes one, without --max-batch and "
+            "--optimizer-only."
+        )
     if values.get("schema") != SCHEMA_VERSION:
         raise RunError(f"{path} was written by another version of colakit. Measure again.")
     try:

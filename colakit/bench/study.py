@@ -35,7 +35,7 @@ _PROCESS = 2 * GIB // 5
 """Bytes of a process that has not begun."""
 _KEPT_EXCESS = 1.5
 _SURE_EXCESS = 1.1
-"""Times free memory: the ledger is that sure."""
+"""Times free memory, and the budget: the ledger and what is foreseen are that sure."""
 _GRACE_S = 60.0
 
 Watch = Callable[[str], None]
@@ -163,7 +163,8 @@ class Study:
         over_s = needed_s + promised_s - (self._deadline - time.monotonic())
         if over_s <= 0.0:
             return None
-        reason = f"not run, would take {needed_s:,.0f} s: raise --budget-s to {math.ceil(self.budget_s + over_s):,}"
+        enough_s = math.ceil(_SURE_EXCESS * (self.budget_s + over_s))
+        reason = f"not run, would take {needed_s:,.0f} s: raise --budget-s to {enough_s:,}"
         return Measured(contestant, not_run_s=needed_s, reason=reason)
 
     @property

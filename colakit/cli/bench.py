@@ -28,6 +28,7 @@ from colakit.report.bench import (
     speed_table,
     use_table,
 )
+from colakit.report.max_batch import max_batch_notes
 from colakit.report.progress import budget_bar
 from colakit.report.tables import print_json, print_note, print_table
 
@@ -169,15 +170,22 @@ def bench(
 
 def _show(report: R, *, out: Path | None, json: bool, show: Callable[[R], None]) -> None:
     """Print it and write it to `out`. Raises RunError where it has no result."""
+    told = _why_empty(report)
     if json:
         print_json(report.to_dict())
-    else:
+    elif not told or isinstance(report, MaxBatchReport):  # of a search without a result the tries are of interest
         show(report)
     if out is not None:
         write_report(out, report.to_dict())
-    if not isinstance(report, OptimizerBenchRecord) and not report.has_results:
-        everyone = [*report.results, *(report.peers if isinstance(report, BenchReport) else ())]
-        raise RunError(f"Nothing was measured: {next((r.reason for r in everyone if r.reason), 'there is no reason')}.")
+    if told:
+        raise RunError(f"Nothing was measured. {' '.join(told)}")
+
+
+def _why_empty(report: BenchReport | MaxBatchReport | OptimizerBenchRecord) -> list[str]:
+    """What is said of a report without a result; nothing of any other."""
+    if isinstance(report, OptimizerBenchRecord) or report.has_results:
+        return []
+    return bench_notes(report) if isinstance(report, BenchReport) else list(max_batch_notes(report))
 
 
 def _contestants(
@@ -232,7 +240,7 @@ def compare(
     ] = 5.0,
     json: options.Json = False,
 ) -> None:
-    """Compare two reports of --out. Ends with exit code 1 where something is worse by more than the threshold."""
+    """Compare two reports of --out. Exit code 1: something is worse by more than the threshold, or gone."""
     reports = read_report(before), read_report(after)
     records = compare_reports(*reports, threshold_frac=threshold / 100.0)
     notes = differences(*reports)

@@ -18,6 +18,8 @@ from colakit.units import gib
 
 _UNSTEADY = 0.5
 """Of the median step: between the tenth and the ninetieth percentile."""
+_BUSY = 0.7
+_FEW_TURNS = 3
 
 
 def speed_table(report: BenchReport) -> Table:
@@ -147,16 +149,19 @@ def bench_notes(report: BenchReport) -> list[str]:
             name = r.name if isinstance(r, PeerBenchRecord) else _name(r)
             by_reason.setdefault(r.reason, []).append(f"{name}, batch {r.batch_size}")
     notes = [f"{'; '.join(names)}: {reason}." for reason, names in by_reason.items()]
-    unsteady = [f"{_name(r)}, batch {r.batch_size}" for r in report.results if (r.step_spread_frac or 0.0) > _UNSTEADY]
-    if unsteady:
+    disturbed = [f"{_name(r)}, batch {r.batch_size}" for r in report.results if _is_disturbed(r, report.peak.device)]
+    if disturbed:
         notes.append(
-            f"{'; '.join(unsteady)}: steps differ by more than {100 * _UNSTEADY:.0f} %, so that ratios mean little. "
-            "Measure again while the machine does nothing else, or with more --repeats."
+            f"{'; '.join(disturbed)}: steps differ by more than {100 * _UNSTEADY:.0f} %, or had less than "
+            f"{100 * _BUSY:.0f} % of the CPUs, so that ratios mean little. Measure again while the machine does "
+            "nothing else, or with more --repeats."
         )
+    if any(0 < r.repeats < _FEW_TURNS for r in everyone):
+        notes.append(f"Fewer than {_FEW_TURNS} turns: ratios of so few say little.")
     if report.machine.products == "oneDNN" and any(p.name == "hf-llama" and p.step_ms for p in report.peers):
         notes.append(
             "On this CPU colakit has float32 products made by oneDNN, which is faster; hf-llama's are MKL's, as in a "
-            "script that asks for nothing else."
+            "script that asks for nothing else: the ratios over it hold that too."
         )
     if any(r.step_ms for r in report.results):
         notes.append(
@@ -164,6 +169,11 @@ def bench_notes(report: BenchReport) -> list[str]:
             f"{report.peak.dtype}. The paper's figures are of an RTX 4090: compare ratios."
         )
     return notes
+
+
+def _is_disturbed(r: BenchRecord, device: str) -> bool:
+    is_starved = device == "cpu" and r.cpu_util_frac is not None and r.cpu_util_frac < _BUSY
+    return (r.step_spread_frac or 0.0) > _UNSTEADY or is_starved
 
 
 def optimizer_table(r: OptimizerBenchRecord) -> Table:

@@ -139,7 +139,7 @@ def test_what_cannot_fit_is_listed_with_its_time(monkeypatch: pytest.MonkeyPatch
     assert small.figures is not None
     assert large.figures is None
     assert large.not_run_s == pytest.approx(5.0 + (2 + 1 + 3) * 32.0, rel=0.01)
-    budget_s = math.ceil(hall.now + large.not_run_s)
+    budget_s = math.ceil(1.1 * (hall.now + large.not_run_s))
     assert large.reason == f"not run, would take {large.not_run_s:,.0f} s: raise --budget-s to {budget_s}"
     assert hall.log[-1] == "cola 2"
 

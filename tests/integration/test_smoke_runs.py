@@ -154,7 +154,7 @@ def test_a_search_without_a_result_ends_with_code_2(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     (result,) = json.loads(done.stdout)["results"]
     assert result["reason"].startswith("one sequence takes 0.")
-    assert f"Nothing was measured: {result['reason']}." in " ".join(done.stderr.split())
+    assert f"Nothing was measured. {result['preset']}: {result['reason']}." in " ".join(done.stderr.split())
     assert json.loads((tmp_path / "a.json").read_text()) == json.loads(done.stdout)
 
 
@@ -163,7 +163,9 @@ def test_a_bench_without_a_result_ends_with_code_2(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     (result,) = json.loads(done.stdout)["results"]
     assert result["reason"].endswith("lower --batch-sizes")
-    assert f"Nothing was measured: {result['reason']}." in " ".join(done.stderr.split())
+    assert f"Nothing was measured. {result['preset']}, batch 1000000: {result['reason']}." in " ".join(
+        done.stderr.split()
+    )
 
 
 @only_where_a_cpu_has_limits

@@ -164,6 +164,12 @@ def test_reasons_stand_in_the_order_of_the_tables_and_unsteady_steps_are_told() 
     assert notes[:2] == ["cola-fan, batch 128; cola-fan, batch 64: b.", "cola-fan, batch 16: a."]
     assert notes[2].startswith("cola-fan, batch 16: steps differ by more than 50 %")
     assert len(notes) == 4
+    busy = dataclasses.replace(MEASURED, cpu_util_frac=0.69, step_spread_frac=None)
+    few = dataclasses.replace(MEASURED, repeats=2)
+    for device, told in (("cpu", "cola-fan, batch 16: steps differ"), ("cuda", "Fewer than 3 turns")):
+        peak = dataclasses.replace(REPORT.peak, device=device)
+        first, *_ = bench_notes(dataclasses.replace(REPORT, results=(busy, few), peers=(), peak=peak))
+        assert first.startswith(told)
 
 
 def test_before_and_after(shown) -> None:  # type: ignore[no-untyped-def]
