@@ -29,6 +29,17 @@ STAGES: tuple[Stage, ...] = ("embedding", "norms", "qkv", "attention", "o", "gat
 _INT64 = 8
 
 
+def evaluation_bytes(model: ModelConfig, precision: Precision, tokens: int) -> int:
+    """What scoring `tokens` tokens at once takes beside the weights, at most.
+
+    Without gradients no more than one block's activations stand at a time, and a chunk of logits three times: as they
+    come, in float32, and as exponentials.
+    """
+    block = tokens * sum(_block(model, 0, precision).values())
+    logits = min(tokens, tokens_per_chunk(model.vocab_size)) * FLOAT32_BYTES * model.vocab_size
+    return _weight_copies(model, precision, blocks=model.n_layers, head=True) + block + 3 * logits
+
+
 def memory_ledger(config: RunConfig) -> MemoryRecord:
     """The ledger of one micro-batch of `config` at its precision, with PyTorch's fused attention."""
     model, precision = config.model, precision_of(config)

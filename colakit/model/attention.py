@@ -5,7 +5,8 @@ Shapes: B batch, T time, D d_model, H heads, K kv heads, E head_dim.
 
 from torch import Tensor, nn
 
-from colakit.model.backends import Attend
+from colakit.model.backends import Attend, see
+from colakit.model.cache import Cached
 from colakit.model.documents import Packed
 from colakit.model.linear import Projections
 from colakit.model.rope import Rotary
@@ -20,6 +21,7 @@ class Attention(nn.Module):
     def __init__(
         self,
         *,
+        depth: int,
         n_heads: int,
         n_kv_heads: int,
         features: nn.Module,
@@ -32,6 +34,7 @@ class Attention(nn.Module):
         output_dropout: float,
     ) -> None:
         super().__init__()
+        self.depth = depth
         self.n_heads = n_heads
         self.n_kv_heads = n_kv_heads
         self.features = features
@@ -43,14 +46,20 @@ class Attention(nn.Module):
         self.attention_dropout = attention_dropout
         self.output_dropout = nn.Dropout(output_dropout)
 
-    def forward(self, x: Tensor, packed: Packed | None = None) -> Tensor:
-        """x [B, T, D] → [B, T, D]. With `packed`, documents do not attend to each other."""
-        documents, angles = (packed.documents, packed.angles) if packed is not None else (None, None)
+    def forward(self, x: Tensor, context: Packed | Cached | None = None) -> Tensor:
+        """x [B, T, D] → [B, T, D]: a row by itself, its documents apart, or what follows the tokens of a cache."""
+        angles = context.angles if context is not None else None
         q, k, v = self.qkv(self.features(x))
         q = self.rope(self.q_norm(self._heads(q, self.n_heads)), angles)  # [B, H, T, E]
         k = self.rope(self.k_norm(self._heads(k, self.n_kv_heads)), angles)  # [B, K, T, E]
         v = self.v_norm(self._heads(v, self.n_kv_heads))
-        o = self.attend(q, k, v, self.attention_dropout if self.training else 0.0, documents)
+        if isinstance(context, Cached):
+            k, v = context.cache.update(k, v, self.depth)  # [B, K, S, E]
+        if isinstance(context, Cached) and (context.visible is not None or k.shape[2] != q.shape[2]):
+            o = see(q, k, v, context.visible)
+        else:
+            documents = context.documents if isinstance(context, Packed) else None
+            o = self.attend(q, k, v, self.attention_dropout if self.training else 0.0, documents)
         out: Tensor = self.output_dropout(self.out(o.transpose(1, 2).flatten(2))[0])  # [B, T, H·E] → [B, T, D]
         return out
 

@@ -25,8 +25,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, float, Documents | None], Tensor]
 def attention_backend(name: Literal["flash", "sdpa", "reference"]) -> Attend:
     """The backend of this name. Raises ImportError for ``flash`` where flash-attn is not installed."""
     if name == "flash":
-        import flash_attn  # noqa: F401  (fails here, at construction, and not in the first step)
-
+        _flash_attn()  # fails here, at construction, and not in the first step
         return flash
     return {"sdpa": sdpa, "reference": reference}[name]
 
@@ -47,22 +46,30 @@ def outside_graphs(attend: Attend) -> Attend:
 
 def flash(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, documents: Documents | None = None) -> Tensor:
     """flash-attn's kernel: CUDA, in bfloat16 or float16 (float32 input goes through bfloat16). → [B, H, T, E]."""
-    from flash_attn import flash_attn_func, flash_attn_varlen_func
-
+    library = _flash_attn()
     exact = torch.are_deterministic_algorithms_enabled()  # its backward pass adds up in any order else
     dtype = q.dtype if q.dtype in (torch.bfloat16, torch.float16) else torch.bfloat16
     q_, k_, v_ = (x.transpose(1, 2).to(dtype) for x in (q, k, v))  # [B, T, H, E]
     if documents is None:
-        out: Tensor = flash_attn_func(q_, k_, v_, dropout_p=dropout, causal=True, deterministic=exact)
+        out: Tensor = library.flash_attn_func(q_, k_, v_, dropout_p=dropout, causal=True, deterministic=exact)
     else:
         bounds = documents.cu_seqlens
         packed = (x.flatten(0, 1) for x in (q_, k_, v_))  # [B·T, H, E]
         longest = documents.max_len
-        flat = flash_attn_varlen_func(
+        flat = library.flash_attn_varlen_func(
             *packed, bounds, bounds, longest, longest, dropout_p=dropout, causal=True, deterministic=exact
         )
         out = flat.view(q_.shape)
     return out.transpose(1, 2).to(q.dtype)
+
+
+def _flash_attn() -> Any:  # Any: it has no types
+    """flash-attn. In a ``try``, so that `transformers` does not demand it of who loads an exported model."""
+    try:
+        import flash_attn
+    except ImportError as error:
+        raise ImportError("flash-attn is not installed, or not for this PyTorch") from error
+    return flash_attn
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, documents: Documents | None = None) -> Tensor:
@@ -81,6 +88,15 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, documents: Docum
         if _can_use_varlen(q_, k_, v_):
             return _varlen(q_, k_, v_, documents)
     return _each_document(q, k, v, dropout, documents)
+
+
+def see(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    """SDPA of new tokens q [B, H, T, E] and of all tokens k, v [B, K, S, E], for any backend. → [B, H, T, E].
+
+    `visible` [B, 1, T, S] bool says what each sees; None, for a single new token: all.
+    """
+    assert visible is not None or q.shape[2] == 1
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=q.shape[1] != k.shape[1])
 
 
 def _each_document(q: Tensor, k: Tensor, v: Tensor, dropout: float, documents: Documents) -> Tensor:

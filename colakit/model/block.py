@@ -9,8 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from colakit.model.cache import Cached
 from colakit.model.documents import Packed
 from colakit.model.norm import RMSNorm
+
+Context = Packed | Cached | None
+"""What attention reads besides a row itself."""
 
 NormPlacement = Literal["pre", "post", "hybrid", "listing"]
 
@@ -54,45 +58,45 @@ class Block(nn.Module):
             self.post_mlp_norm = norm()
             self.gated_residual = GatedResidual(self.mlp_norm.weight.numel())
 
-    def forward(self, x: Tensor, packed: Packed | None = None) -> Tensor:
-        """x [B, T, D] → [B, T, D]. With `packed`, documents do not attend to each other."""
-        return self.wiring(self, x, packed)
+    def forward(self, x: Tensor, context: Context = None) -> Tensor:
+        """x [B, T, D] → [B, T, D]; `context` as for `Attention`."""
+        return self.wiring(self, x, context)
 
 
-def pre(block: Block, x: Tensor, packed: Packed | None) -> Tensor:
+def pre(block: Block, x: Tensor, context: Context) -> Tensor:
     """Eq. 1, twice: Y = MHA(Norm(X)) + X; X' = FFN(Norm(Y)) + Y."""
-    y = block.attention(block.attention_norm(x), packed) + x
+    y = block.attention(block.attention_norm(x), context) + x
     out: Tensor = block.mlp(block.mlp_norm(y)) + y
     return out
 
 
-def post(block: Block, x: Tensor, packed: Packed | None) -> Tensor:
+def post(block: Block, x: Tensor, context: Context) -> Tensor:
     """Eq. 2, twice: Y = Norm(MHA(X) + X); X' = Norm(FFN(Y) + Y)."""
-    y = block.attention_norm(block.attention(x, packed) + x)
+    y = block.attention_norm(block.attention(x, context) + x)
     out: Tensor = block.mlp_norm(block.mlp(y) + y)
     return out
 
 
-def hybrid(block: Block, x: Tensor, packed: Packed | None) -> Tensor:
+def hybrid(block: Block, x: Tensor, context: Context) -> Tensor:
     """Eq. 4–5: Y = MHA_QKV(X) + X; X' = FFN(Norm(Y)) + Norm(Y)."""
-    n = block.mlp_norm(block.attention(x, packed) + x)
+    n = block.mlp_norm(block.attention(x, context) + x)
     out: Tensor = block.mlp(n) + n
     return out
 
 
-def hybrid_first(block: Block, x: Tensor, packed: Packed | None) -> Tensor:
+def hybrid_first(block: Block, x: Tensor, context: Context) -> Tensor:
     """Eq. 6–7: Y⁰ = MHA_QKV(Norm(X⁰)) + X⁰; X¹ = FFN(Norm(Y⁰)) + Y⁰: pre-norm wiring, Q, K and V normalised inside."""
-    return pre(block, x, packed)
+    return pre(block, x, context)
 
 
-def listing(block: Block, x: Tensor, packed: Packed | None) -> Tensor:
+def listing(block: Block, x: Tensor, context: Context) -> Tensor:
     """§2.1.1: Y = MHA_QKV(X) + X (eq. 4); X' = PostNorm(gated_residual(Y, FFN(Norm(Y))))."""
-    y = block.attention(x, packed) + x
+    y = block.attention(x, context) + x
     out: Tensor = block.post_mlp_norm(block.gated_residual(y, block.mlp(block.mlp_norm(y))))
     return out
 
 
-WIRINGS: dict[NormPlacement, Callable[[Block, Tensor, Packed | None], Tensor]] = {
+WIRINGS: dict[NormPlacement, Callable[[Block, Tensor, Context], Tensor]] = {
     "pre": pre,
     "post": post,
     "hybrid": hybrid,

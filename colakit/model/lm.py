@@ -12,15 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from colakit.model import init, naming, remat
 from colakit.model.attention import Attention
 from colakit.model.backends import attention_backend, outside_graphs
-from colakit.model.block import Block, GatedResidual
+from colakit.model.block import Block, Context, GatedResidual
+from colakit.model.cache import Cached, KeyValues, visible_tokens
 from colakit.model.config import LMConfig
 from colakit.model.documents import Documents, Packed
+from colakit.model.init import HEAD_GAIN, init_embedding, init_fan, init_projections
 from colakit.model.linear import FAN, CoLA, Dense, ParamRole, Projections, low_rank_projections
 from colakit.model.mlp import MLP
+from colakit.model.naming import publish, restore
 from colakit.model.norm import L2Norm, RMSNorm
+from colakit.model.remat import RunBlock, cola_m, plain
 from colakit.model.rope import Rotary
 
 TIED_SELF_LOGIT = 4.0
@@ -43,10 +46,10 @@ class LM(nn.Module):
         self.norm = _norm(config)
         self.final_dropout = nn.Dropout(config.final_dropout)
         self.output = None if config.tie_embeddings else _head(config)
-        self.register_state_dict_post_hook(naming.publish)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.register_load_state_dict_pre_hook(naming.restore)  # type: ignore[no-untyped-call]
-        self.run_block: remat.RunBlock = remat.cola_m if config.remat == "cola_m" else remat.plain
-        self._compiled_block: remat.RunBlock | None = None
+        self.register_state_dict_post_hook(publish)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.register_load_state_dict_pre_hook(restore)  # type: ignore[no-untyped-call]
+        self.run_block: RunBlock = cola_m if config.remat == "cola_m" else plain
+        self._compiled_block: RunBlock | None = None
 
     def hidden(self, tokens: Tensor, documents: Documents | None = None) -> Tensor:
         """tokens [B, T] int64 → the normalised last hidden states [B, T, D].
@@ -60,14 +63,41 @@ class LM(nn.Module):
                 shapes = f"{list(documents.positions.shape)}, the tokens {list(tokens.shape)}"
                 raise ValueError(f"the documents lie in a batch of shape {shapes}")
             packed = Packed(documents, self.rope.at(documents.positions))
+        return self._read(tokens, packed)
+
+    def extend(
+        self, tokens: Tensor, cache: KeyValues, real: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """The next tokens [B, T] of rows of which `cache` holds the beginning → their last hidden states [B, T, D].
+
+        `real` [B, S] bool tells what is not padding, of what the cache holds and of `tokens`; unset: everything.
+        `positions` [T] or [B, T] int64 are those of `tokens`, each below ``seq_len``; unset: the count of real tokens.
+        """
+        past, n_new = cache.get_seq_length(), tokens.shape[1]
+        if positions is None:
+            if real is None:
+                positions = torch.arange(past, past + n_new, device=tokens.device)
+            else:
+                positions = (real.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
+        if real is None and past and n_new > 1:
+            real = torch.ones(1, past + n_new, dtype=torch.bool, device=tokens.device)
+        visible = visible_tokens(n_new, real) if real is not None else None
+        return self.extend_at(tokens, cache, positions, visible)
+
+    def extend_at(self, tokens: Tensor, cache: KeyValues, positions: Tensor, visible: Tensor | None) -> Tensor:
+        """As `extend`, with `positions` [T] or [B, T] int64 and what each token sees, [B, 1, T, S] bool, as given."""
+        return self._read(tokens, Cached(cache, self.rope.at(positions), visible))
+
+    def _read(self, tokens: Tensor, context: Context) -> Tensor:
         # Rows of length 1 are scaled to a mean square of 1 here, so that Adam's steps are large beside them and one
         # matrix can serve as embedding and as head.
         x: Tensor = self.tok_embed(tokens) * math.sqrt(self.config.d_model)
-        run_block = self.run_block
+        # Without gradients nothing is kept for a backward pass that would have to be given up again.
+        run_block = self.run_block if torch.is_grad_enabled() else plain
         if self._compiled_block is not None and self.training:
             run_block = self._compiled_block
         for block in self.blocks:
-            x = run_block(block, x, packed)
+            x = run_block(block, x, context)
         out: Tensor = self.final_dropout(self.norm(x))
         return out
 
@@ -117,15 +147,15 @@ class LM(nn.Module):
     def init_weights(self, seed: int) -> None:
         """Draw every parameter from a generator of its own, so that no global random state is touched."""
         generator = torch.Generator(device=self.tok_embed.weight.device).manual_seed(seed)
-        init.init_embedding(self.tok_embed.weight, generator)
+        init_embedding(self.tok_embed.weight, generator)
         residual_gain = 1.0 / math.sqrt(2 * self.config.n_layers)
         for module in self.modules():
             if isinstance(module, Projections):
                 writes_residual = not module.parts.keys().isdisjoint({"o_proj", "down_proj"})
-                gain = init.HEAD_GAIN if module is self.output else residual_gain if writes_residual else 1.0
-                init.init_projections(module, gain, generator)
+                gain = HEAD_GAIN if module is self.output else residual_gain if writes_residual else 1.0
+                init_projections(module, gain, generator)
             elif isinstance(module, FAN):
-                init.init_fan(module, generator)
+                init_fan(module, generator)
 
     def param_roles(self) -> dict[str, ParamRole]:
         """The role of every parameter, under the names of `named_parameters`."""
@@ -185,6 +215,7 @@ def _qkv_norm(config: LMConfig) -> nn.Module:
 def _block(config: LMConfig, depth: int, rope: Rotary) -> Block:
     d, d_ff = config.d_model, config.d_ff
     attention = Attention(
+        depth=depth,
         n_heads=config.n_heads,
         n_kv_heads=config.n_kv_heads,
         features=FAN(d, config.fan_ratio) if config.fan == "input" else nn.Identity(),

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from colakit.model.documents import Packed
+from colakit.model.block import Context
 
-BlockFunction = Callable[[Tensor, Packed | None], Tensor]
-RunBlock = Callable[[BlockFunction, Tensor, Packed | None], Tensor]
+BlockFunction = Callable[[Tensor, Context], Tensor]
+RunBlock = Callable[[BlockFunction, Tensor, Context], Tensor]
 
 
 def _keep_low_rank(
@@ -26,17 +26,17 @@ def _keep_low_rank(
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def cola_m(block: BlockFunction, x: Tensor, packed: Packed | None = None) -> Tensor:
+def cola_m(block: BlockFunction, x: Tensor, context: Context = None) -> Tensor:
     """Run `block` on x [B, T, D] so that its backward pass finds x and the outputs of its A's, and nothing else.
 
-    With ATF the cosine and sine arguments of the FAN layer, a product without bias too, are kept as well; and `packed`,
-    which all blocks share.
+    With ATF the cosine and sine arguments of the FAN layer, a product without bias too, are kept as well; and
+    `context`, which all blocks share.
     """
     contexts = partial(create_selective_checkpoint_contexts, _keep_low_rank)
-    out: Tensor = checkpoint(block, x, packed, use_reentrant=False, context_fn=contexts)
+    out: Tensor = checkpoint(block, x, context, use_reentrant=False, context_fn=contexts)
     return out
 
 
-def plain(block: BlockFunction, x: Tensor, packed: Packed | None = None) -> Tensor:
+def plain(block: BlockFunction, x: Tensor, context: Context = None) -> Tensor:
     """Run `block` on x [B, T, D] and keep every activation."""
-    return block(x, packed)
+    return block(x, context)

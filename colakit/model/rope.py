@@ -31,8 +31,12 @@ class Rotary(nn.Module):
         self.register_buffer("sin", angles.sin().float(), persistent=False)
 
     def at(self, positions: Tensor) -> Angles:
-        """The angles of `positions` [B, T] int64, below the seq_len of construction: [B, 1, T, E/2] each."""
-        return Angles(self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1))
+        """The angles of `positions` [B, T] int64, below the seq_len of construction: [B, 1, T, E/2] each.
+
+        Of positions [T] that all rows share: [T, E/2].
+        """
+        cos, sin = self.cos[positions], self.sin[positions]
+        return Angles(cos, sin) if positions.ndim == 1 else Angles(cos.unsqueeze(1), sin.unsqueeze(1))
 
     def forward(self, x: Tensor, angles: Angles | None = None) -> Tensor:
         """x [B, H, T, E], turned by `angles` → the same shape and dtype.
