@@ -43,6 +43,39 @@ def loss_sums(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -
     return LossSums(*sums)
 
 
+class TokenScores(NamedTuple):
+    """What a model made of each target: [N]; of a target that is `IGNORE`, nothing that means anything."""
+
+    nll: Tensor
+    """Negative log-likelihood, nats, float32."""
+    rank: Tensor
+    """How many tokens were more probable, int64; of equally probable ones, those of lower id come first."""
+
+
+@torch.no_grad()
+def token_scores(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> TokenScores:
+    """Each target's own part of what `loss_sums` adds up; arguments as there. → [B·T] each."""
+    x, targets = x.flatten(0, 1), targets.flatten()
+    chunks = []
+    n = tokens_per_chunk(weight.shape[0])
+    for x_c, t_c in zip(torch.split(x, n), torch.split(targets, n), strict=True):
+        logits = F.linear(x_c, weight).float()  # [C, V]
+        if bias is not None:
+            logits += bias
+        chunks.append(scores_of_logits(logits, t_c))
+    return TokenScores(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
+
+
+def scores_of_logits(logits: Tensor, targets: Tensor) -> TokenScores:
+    """The scores of targets [N] by logits [N, V] in float32."""
+    ids = targets.clamp(min=0)[:, None]  # [N, 1]
+    own = logits.gather(1, ids)
+    # bfloat16 makes many logits equal: without an order among them, any of several would be the most probable one.
+    equal_before = (logits == own) & (torch.arange(logits.shape[1], device=logits.device) < ids)
+    rank = (logits > own).sum(dim=-1) + equal_before.sum(dim=-1)
+    return TokenScores(logits.logsumexp(dim=-1) - own.squeeze(1), rank)
+
+
 class _Loss(Function):
     """The two sums. With gradients, those by x, weight and bias wait for the backward pass, which scales them."""
 

@@ -22,8 +22,14 @@ from colakit.records.bench import (
     RatioRecord,
 )
 from colakit.records.data import DataRecord
+from colakit.records.evaluation import EvaluationRecord
+from colakit.records.export import ExportRecord
+from colakit.records.generation import GenerationRecord
+from colakit.records.info import InfoRecord
 from colakit.records.machine import DoctorRecord, Finding, MachineRecord, PeakRecord
 from colakit.records.run import EvalRecord, ResumeProof, RunListing, RunSummary, StepRecord
+from colakit.records.spectrum import SpectrumRecord
+from colakit.records.tasks import TasksRecord
 
 KINDS: dict[type[Record], str] = {
     StepRecord: "step",
@@ -49,6 +55,12 @@ KINDS: dict[type[Record], str] = {
     PeakRecord: "peak",
     Finding: "finding",
     DoctorRecord: "doctor",
+    InfoRecord: "info",
+    EvaluationRecord: "evaluation",
+    ExportRecord: "export",
+    GenerationRecord: "generation",
+    TasksRecord: "tasks",
+    SpectrumRecord: "spectrum",
 }
 
 

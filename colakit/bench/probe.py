@@ -22,7 +22,7 @@ from colakit.bench.worker import OUT_OF_MEMORY, start
 from colakit.build import Machine
 from colakit.config.schema import RunConfig
 from colakit.errors import ColakitError, RunError
-from colakit.evaluate.loss import evaluate
+from colakit.evaluate.scores import LMScorer
 from colakit.host import free_memory, peak_resident_memory
 from colakit.train.step import is_out_of_memory
 from colakit.units import gib
@@ -212,6 +212,6 @@ def _make_steps(config: RunConfig, machine: Machine, steps: int) -> Outcome:
                 torch.cuda.synchronize(device)
             step_s = time.perf_counter() - began
             if n == 0:
-                evaluate(step.model, micro_batches[:1], machine, None, step=n)
+                LMScorer(step.model, machine)(micro_batches[0]).nll.cpu()
     peak = torch.cuda.max_memory_reserved(device) if on_cuda else peak_resident_memory()
     return Outcome(True, peak, 0.0, step_s, compiled=step.is_compiled)

@@ -19,7 +19,10 @@ from colakit import __version__
 from colakit.cli import bench, data, presets
 from colakit.cli.doctor import doctor
 from colakit.cli.evaluate import evaluate
+from colakit.cli.export import export
 from colakit.cli.flops import flops
+from colakit.cli.generate import generate
+from colakit.cli.info import info
 from colakit.cli.paper import paper
 from colakit.cli.params import params
 from colakit.cli.runs import runs
@@ -57,7 +60,10 @@ def root(
 # In the order of `colakit --help`.
 app.command()(train)
 app.command()(runs)
+app.command()(info)
 app.command("eval")(evaluate)
+app.command()(generate)
+app.command()(export)
 app.add_typer(bench.app, name="bench")
 app.command()(doctor)
 app.command()(flops)

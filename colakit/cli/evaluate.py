@@ -1,13 +1,23 @@
 """``colakit eval``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from colakit.cli import options
-from colakit.report.runs import eval_table
-from colakit.report.tables import print_json, print_table
+from colakit.config.schema import DataConfig
+from colakit.errors import CheckpointError, ConfigError, Problem
+from colakit.report.evaluation import evaluation_note, evaluation_table, tasks_table
+from colakit.report.figures import check_figure, spectrum_figure
+from colakit.report.progress import counting_bar, preparation_bar
+from colakit.report.spectrum import spectrum_notes, spectrum_table
+from colakit.report.tables import print_json, print_note, print_table
+
+if TYPE_CHECKING:
+    from colakit.evaluate.text import Text
+    from colakit.hf.opening import ForeignModel
+    from colakit.train.saved import SavedModel
 
 MovedData = Annotated[
     list[str] | None,
@@ -21,15 +31,177 @@ MovedData = Annotated[
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)],
+    model: options.Model,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|RUN",
+            help="A text to read whole: file, folder or glob as for `train`; or a run, for its held-out split.",
+            show_default=False,
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Read each document by itself, and a long one in windows that overlap but for so many tokens.",
+            show_default=False,
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="The whole held-out split, not only train.eval_tokens of it.")
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Windows at once. Default: as many as fit.", show_default=False)
+    ] = None,
+    spectrum: Annotated[
+        bool, typer.Option("--spectrum", help="The effective rank of activations instead (Figure 3).")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg|png", help="With --spectrum: also draw it.", show_default=False),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.yaml,…",
+            help="Tasks of lm-evaluation-harness instead, by name or file (needs the extra eval).",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="With --tasks: only so many examples of each.", show_default=False)
+    ] = None,
     sets: MovedData = None,
     json: options.Json = False,
 ) -> None:
-    """Evaluate a saved run on its held-out split."""
-    from colakit.train.saved import evaluate_run
+    """Evaluate a trained model: on its held-out split, on another text, or on tasks; or look at its activations."""
+    _check_options(tasks, spectrum, plot, data=data, stride=stride, everything=everything, limit=limit, sets=sets)
+    if tasks is not None:
+        _run_tasks(model, tasks, limit, batch_size, json)
+        return
+    from colakit.hf.opening import open_model
 
-    record = evaluate_run(run, sets or [])
+    opened = open_model(model)
+    if spectrum:
+        _show_spectrum(opened, data, sets or [], batch_size, plot, json)
+        return
+    from colakit.evaluate.evaluation import evaluate_text
+
+    text, max_tokens = _text(opened, data, sets or [])
+    of = opened.subject()
+    if stride is not None and stride > of.seq_len:
+        raise ConfigError(
+            [Problem("--stride", stride, f"the model reads {of.seq_len} tokens", "Give no more than that.")]
+        )
+    with counting_bar("scoring", "windows") as watch:
+        record = evaluate_text(
+            of,
+            text,
+            stride=stride,
+            max_tokens=None if everything else max_tokens,
+            batch_size=batch_size or opened.fitting_batch(),
+            watch=watch,
+        )
+    if json:
+        print_json(record.to_dict())
+        return
+    print_table(evaluation_table(record))
+    print_note(evaluation_note(record))
+
+
+def _check_options(tasks: str | None, spectrum: bool, plot: Path | None, **others: object) -> None:
+    """Refuse what the chosen kind of evaluation would ignore."""
+    kind = "--tasks" if tasks is not None else "--spectrum" if spectrum else None
+    ignored = {None: ("limit",), "--spectrum": ("stride", "everything", "limit"), "--tasks": _NOT_FOR_TASKS}[kind]
+    flags = {"everything": "--all", "sets": "--set"}
+    problems = [
+        Problem(
+            flags.get(name, f"--{name.replace('_', '-')}"), others[name], f"not used {_WITH[kind]}", "Leave it out."
+        )
+        for name in ignored
+        if others[name] not in (None, False)
+    ]
+    if tasks is not None and spectrum:
+        problems.append(Problem("--spectrum", True, "not used with --tasks", "Leave one of them out."))
+    if plot is not None and not spectrum:
+        problems.append(Problem("--plot", str(plot), "draws what --spectrum finds", "Add --spectrum."))
+    if problems:
+        raise ConfigError(problems)
+    if plot is not None:
+        check_figure(plot)
+
+
+_NOT_FOR_TASKS = ("data", "stride", "everything", "sets")
+_WITH = {None: "without --tasks", "--spectrum": "with --spectrum", "--tasks": "with --tasks"}
+
+
+def _text(opened: "SavedModel | ForeignModel", data: str | None, sets: list[str]) -> tuple["Text", int | None]:
+    """What the model is scored on, and how many targets of it; None: all."""
+    from colakit.evaluate.text import held_out_text, whole_text
+    from colakit.hf.opening import ForeignModel
+    from colakit.train.saved import config_of_run, held_out_for, held_out_of, text_at
+
+    with preparation_bar() as bar:
+        if data is None:
+            if isinstance(opened, ForeignModel):
+                raise CheckpointError(
+                    f"{opened.place} does not say what it was trained on. Give a text to evaluate on, or a run, "
+                    "for its held-out split: --data PATH|RUN."
+                )
+            held_out = held_out_of(opened, sets, watch=bar)
+            return held_out_text(held_out, opened.config.data), opened.config.train.eval_tokens
+        if sets:
+            raise ConfigError(
+                [Problem("--set", sets[0], "says where a run's own data lies", "Leave it out with --data.")]
+            )
+        if (config := config_of_run(data)) is not None:
+            sizes = {"seq_len": opened.seq_len, "vocab_size": opened.vocab_size}
+            prepared = held_out_for(config, opened.tokenizer_folder, **sizes, watch=bar)
+            return held_out_text(prepared, config.data), config.train.eval_tokens
+        like = DataConfig() if isinstance(opened, ForeignModel) else opened.config.data
+        return whole_text(text_at(data, like), opened.tokenizer, watch=bar), None
+
+
+def _show_spectrum(
+    opened: "SavedModel | ForeignModel",
+    data: str | None,
+    sets: list[str],
+    batch_size: int | None,
+    plot: Path | None,
+    json: bool,
+) -> None:
+    from colakit.evaluate.spectrum import measure_spectrum
+    from colakit.evaluate.windows import batch_of
+    from colakit.hf.opening import ForeignModel
+
+    if isinstance(opened, ForeignModel):
+        raise CheckpointError(f"{opened.place} is none of colakit's models, whose layers --spectrum knows.")
+    text, max_tokens = _text(opened, data, sets)
+    windows = text.windows(opened.config.model.seq_len, None, max_tokens)
+    size = batch_size or opened.config.train.effective_micro_batch_size
+    batches = (
+        batch_of([windows[i] for i in range(start, min(start + size, len(windows)))], text.isolate_eot).batch
+        for start in range(0, len(windows), size)
+    )
+    record = measure_spectrum(opened.model, batches, opened.machine, preset=opened.config.preset, step=opened.steps)
+    if plot is not None:
+        spectrum_figure(plot, record)
+    if json:
+        print_json(record.to_dict())
+        return
+    print_table(spectrum_table(record))
+    for note in spectrum_notes(record):
+        print_note(note)
+
+
+def _run_tasks(model: Path, tasks: str, limit: int | None, batch_size: int | None, json: bool) -> None:
+    from colakit.hf.harness import check_harness, run_tasks
+    from colakit.hf.opening import open_model
+
+    check_harness(tasks)
+    record = run_tasks(open_model(model), tasks, limit=limit, batch_size=batch_size)
     if json:
         print_json(record.to_dict())
     else:
-        print_table(eval_table(record))
+        print_table(tasks_table(record))

@@ -79,6 +79,15 @@ Sets = Annotated[
     ),
 ]
 
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN|CHECKPOINT|FOLDER",
+        help="The folder of a run, of one of its checkpoints, or of an exported model.",
+        show_default=False,
+    ),
+]
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on the standard output.")]
 
 Plot = Annotated[

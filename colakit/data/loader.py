@@ -127,12 +127,13 @@ def held_out_batches(
     Where they have more than `max_tokens` targets, as many whole blocks as fit are taken (at least one): a fixed
     random choice, the same at every evaluation, since the first documents of a source are seldom like the others.
     """
-    chosen = _choose(blocks, max_tokens)
+    chosen = choose(blocks, max_tokens)
     for start in range(0, len(chosen), batch_size):
         yield make_batch([blocks[index] for index in chosen[start : start + batch_size]], isolate_eot)
 
 
-def _choose(blocks: Blocks, max_tokens: int) -> list[int]:
+def choose(blocks: Blocks, max_tokens: int) -> list[int]:
+    """The blocks that `held_out_batches` goes through, in order."""
     if blocks.n_targets <= max_tokens:
         return list(range(len(blocks)))
     chosen: list[int] = []

@@ -5,6 +5,7 @@ stream of all documents: block i holds its tokens i·T … i·T + T, so that nei
 stream's first is a target once. `Padded` gives each document a block of its own.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +33,17 @@ class Blocks(Protocol):
         """Block `index`, [T + 1]. Raises IndexError."""
 
 
+class TextBlocks(Blocks, Protocol):
+    """Blocks that know what they are made of."""
+
+    @property
+    def n_documents(self) -> int:
+        """Documents of the store, whether they are in a block or not."""
+
+    def documents(self, index: int, /) -> NDArray[np.int64]:
+        """Which document of the store each target of block `index` is of, [T]; −1 for none."""
+
+
 class Packed:
     """Documents as one stream, an end-of-text token behind each, cut into blocks; the last one may hold PAD."""
 
@@ -39,6 +51,8 @@ class Packed:
         """Of the documents of `store` those that are `chosen`, [N]."""
         self._store = store
         self.seq_len = seq_len
+        self._documents = np.flatnonzero(chosen)
+        self._ends = np.cumsum(store.lengths[self._documents])
         # Runs of chosen documents lie side by side: where each run begins in the store, and in the stream.
         edges = np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8))
         self._begins, ends = store.starts[np.flatnonzero(edges == 1)], store.starts[np.flatnonzero(edges == -1)]
@@ -54,8 +68,21 @@ class Packed:
         """Every token but the first."""
         return max(0, self.n_tokens - 1)
 
+    @property
+    def n_documents(self) -> int:
+        """Of the store."""
+        return len(self._store)
+
     def __len__(self) -> int:
         return -(-self.n_targets // self.seq_len)
+
+    def documents(self, index: int) -> NDArray[np.int64]:
+        """As `TextBlocks.documents`."""
+        first = index * self.seq_len + 1
+        places = np.arange(first, min(first + self.seq_len, self.n_tokens))
+        found = np.full(self.seq_len, -1, dtype=np.int64)
+        found[: len(places)] = self._documents[np.searchsorted(self._ends, places, side="right")]
+        return found
 
     def __getitem__(self, index: int) -> NDArray[np.int32]:
         if not 0 <= index < len(self):
@@ -92,8 +119,18 @@ class Padded:
         """Tokens of the documents, as far as they are not cut."""
         return int(np.minimum(self._store.lengths[self._documents], self.seq_len).sum())
 
+    @property
+    def n_documents(self) -> int:
+        """Of the store."""
+        return len(self._store)
+
     def __len__(self) -> int:
         return len(self._documents)
+
+    def documents(self, index: int) -> NDArray[np.int64]:
+        """As `TextBlocks.documents`."""
+        document = int(self._documents[index])
+        return np.where(np.arange(self.seq_len) < self._store.lengths[document], document, -1)
 
     def __getitem__(self, index: int) -> NDArray[np.int32]:
         if not 0 <= index < len(self):
@@ -107,7 +144,7 @@ class Padded:
 class Joined:
     """The blocks of several sources, one source behind the other."""
 
-    def __init__(self, parts: list[Blocks]) -> None:
+    def __init__(self, parts: Sequence[TextBlocks]) -> None:
         self._parts = parts
         self._bounds = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
 
@@ -119,11 +156,27 @@ class Joined:
     def __len__(self) -> int:
         return int(self._bounds[-1])
 
+    @property
+    def n_documents(self) -> int:
+        """Of all parts."""
+        return sum(part.n_documents for part in self._parts)
+
     def __getitem__(self, index: int) -> NDArray[np.int32]:
+        part, own = self._find(index)
+        return self._parts[part][own]
+
+    def documents(self, index: int) -> NDArray[np.int64]:
+        """As `TextBlocks.documents`, those of a part counted on from the parts before it."""
+        part, own = self._find(index)
+        found = self._parts[part].documents(own)
+        return np.where(found >= 0, found + sum(each.n_documents for each in self._parts[:part]), -1)
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """The part of block `index`, and the block's index there."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         part = int(np.searchsorted(self._bounds, index, side="right")) - 1
-        return self._parts[part][index - int(self._bounds[part])]
+        return part, index - int(self._bounds[part])
 
 
 def _padded(tokens: NDArray[np.int32], seq_len: int) -> NDArray[np.int32]:

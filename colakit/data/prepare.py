@@ -18,7 +18,7 @@ from colakit.config.schema import DataConfig
 from colakit.data.cache import alone, cache_root, cached_folder, key_of, writing
 from colakit.data.document import fail
 from colakit.data.own_bpe import own_bpe
-from colakit.data.packing import PACKING_VERSION, Blocks, Joined, Packed, Padded
+from colakit.data.packing import PACKING_VERSION, Blocks, Joined, Packed, Padded, TextBlocks
 from colakit.data.pretrained import check_tokenizer, load_tokenizer
 from colakit.data.sources import Source, Tally, no_text
 from colakit.data.split import Side, Sides, split_sources, warn_of_shares
@@ -43,8 +43,8 @@ class PreparedSource:
     sides: Sides
     is_replayable: bool
     """Whether reading it again, here or elsewhere, gives the same documents."""
-    train: Blocks
-    held_out: Blocks
+    train: TextBlocks
+    held_out: TextBlocks
 
     def describe(self) -> dict[str, Any]:  # Any: JSON values
         """Counts. Tokens include the end-of-text tokens."""
@@ -81,7 +81,7 @@ class PreparedData:
         return {source.name: source.train for source in self.sources}
 
     @cached_property
-    def held_out(self) -> Blocks:
+    def held_out(self) -> TextBlocks:
         """The held-out blocks of all sources, one source behind the other."""
         parts = [source.held_out for source in self.sources]
         return parts[0] if len(parts) == 1 else Joined(parts)
@@ -154,6 +154,23 @@ def prepare(config: DataConfig, *, seq_len: int, vocab_size: int, watch: Watch =
     return data
 
 
+def tokenise_whole(
+    config: DataConfig, tokenizer: Tokenizer, watch: Watch = unwatched
+) -> dict[str, tuple[str, DocumentStore]]:
+    """Label and documents of every source of `config`, by its name: all of them, tokenised and not split.
+
+    Raises DataError for a fault in a source, or where the tokenizer makes no tokens of it.
+    """
+    found = {}
+    for source in _open(config):
+        source.check()
+        store = _store(config, source, source.identity(), tokenizer, watch)
+        if not store.lengths.any():
+            raise DataError(f"{source.label}: the tokenizer makes no tokens of the text. Give another text.")
+        found[source.name] = source.label, store
+    return found
+
+
 def _open(config: DataConfig) -> list[Source]:
     cache = cache_root(config)
     return [Source(name, source, config, cache) for name, source in config.mixture.items()]
@@ -211,7 +228,7 @@ def _check_bad(config: DataConfig, bad: Sequence[str]) -> None:
 def _prepared(
     source: Source, store: DocumentStore, sides: Sides, config: DataConfig, tokenizer: Tokenizer, seq_len: int
 ) -> PreparedSource:
-    def blocks(side: Side) -> Blocks:
+    def blocks(side: Side) -> TextBlocks:
         if config.packing == "pad":
             return Padded(store, sides == side, seq_len, tokenizer.eot_id)
         return Packed(store, sides == side, seq_len)

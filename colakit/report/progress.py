@@ -73,3 +73,14 @@ def budget_bar(budget_s: float) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("starting", total=budget_s)
         yield lambda text: progress.update(task, description=text)
+
+
+@contextmanager
+def counting_bar(doing: str, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Told how many of how many are done; disappears in the end, silent where nobody looks."""
+    console = stderr_console()
+    counts = TextColumn("{task.completed:,.0f} of {task.total:,.0f} " + what)
+    columns = (TextColumn(doing), BarColumn(), counts, TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(doing, total=1)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -3,14 +3,14 @@
 from rich.table import Table
 from rich.text import Text
 
-from colakit.records.run import EvalRecord, OptimizerPart, ResumeProof, RunListing, RunSummary
+from colakit.records.run import OptimizerPart, ResumeProof, RunListing, RunSummary
 from colakit.report.tables import add_name_column, add_number_column, new_table
 from colakit.units import human_count
 
 
 def summary_table(summary: RunSummary) -> Table:
     """What a run reached, figure by figure."""
-    table = _figures("interrupted run" if summary.interrupted else "run")
+    table = figures_table("interrupted run" if summary.interrupted else "run")
     rows = {
         "preset": summary.preset,
         "folder": summary.run_dir,
@@ -53,7 +53,7 @@ def runs_table(listings: list[RunListing]) -> Table:
 
 def proof_table(proof: ResumeProof) -> Table:
     """What was equal."""
-    table = _figures(f"{proof.preset} on {proof.device}: killed after step {proof.killed_after}, resumed")
+    table = figures_table(f"{proof.preset} on {proof.device}: killed after step {proof.killed_after}, resumed")
     rows = {
         "weights": proof.weights,
         "optimizer state": proof.optimizer,
@@ -92,18 +92,7 @@ def visible(text: str) -> str:
     return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def eval_table(record: EvalRecord) -> Table:
-    """Held-out metrics of a saved run."""
-    table = _figures(f"held-out split, model of step {record.step:,}")
-    table.add_row("validation loss", f"{record.val_loss:.4f} nats/token")
-    table.add_row("perplexity", f"{record.perplexity:,.2f}")
-    table.add_row("bits per byte", figure(record.bits_per_byte, "{:.4f}"))
-    table.add_row("accuracy", f"{record.accuracy:.4f}")
-    table.add_row("tokens", f"{record.tokens:,}")
-    return table
-
-
-def _figures(title: str) -> Table:
+def figures_table(title: str) -> Table:
     """A table of two columns: what, and how much."""
     table = new_table(title)
     table.show_header = False

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from colakit.config.load import override
 from colakit.config.schema import RunConfig
 from colakit.data.prepare import PreparedData, check_sources
 from colakit.errors import ConfigError, DataError, Problem
-from colakit.train.runs import RunFolder
 
 MAY_MOVE = frozenset({"data.path", "data.cache_dir"})
 """And the path of each named source."""
@@ -40,12 +40,15 @@ def check_where_it_lies(config: RunConfig) -> None:
         raise DataError(f"{error} {moved}") from error
 
 
-def check_same_data(folder: RunFolder, then: str, now: PreparedData) -> None:
-    """Raise DataError, with what differs, where the data is not that of fingerprint `then`, which the run saw."""
+def check_same_data(place: Path, counts: Path, then: str, now: PreparedData) -> None:
+    """Raise DataError, with what differs, where the data is not that of fingerprint `then`, which the run saw.
+
+    `place` names the run, `counts` is the file in which it described its data.
+    """
     if then == now.fingerprint:
         return
     try:
-        before = dict(_leaves(json.loads(folder.data.read_text("utf-8"))))
+        before = dict(_leaves(json.loads(counts.read_text("utf-8"))))
     except (OSError, ValueError):
         before = {}
     after = dict(_leaves(now.describe()))
@@ -56,7 +59,7 @@ def check_same_data(folder: RunFolder, then: str, now: PreparedData) -> None:
     ]
     differs = "; ".join(changes) or "its counts are the same, but not its content, or its form"
     raise DataError(
-        f"{folder.root}: the data has changed since this run ({differs}). Put the same files, or the same Python "
+        f"{place}: the data has changed since this run ({differs}). Put the same files, or the same Python "
         "version for stdlib, back."
     )
 

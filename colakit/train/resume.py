@@ -70,7 +70,7 @@ def plan_resumption(path: Path, change: Callable[[RunConfig], RunConfig]) -> Res
         if not checkpoint.is_dir():
             there = ", ".join(each.name for each in Checkpoints(folder.checkpoints).all()) or "none"
             raise CheckpointError(f"{path}: no such checkpoint. There are: {there}.")
-        _check_whole(checkpoint)
+        check_whole(checkpoint)
         stored = from_saved(read_json(checkpoint / CONFIG_FILE))
         current = _with_later_changes(stored, written)
         config = change(current)
@@ -183,13 +183,14 @@ def _is_finished(folder: RunFolder, checkpoint: Path) -> bool:
         return False
 
 
-def _check_whole(checkpoint: Path) -> None:
+def check_whole(checkpoint: Path) -> None:
+    """Raise CheckpointError, offering the newest whole one before it, where a checkpoint is not what was written."""
     try:
         verify(checkpoint)
     except CheckpointError as error:
         whole = Checkpoints(checkpoint.parent).newest_whole(before=step_of(checkpoint) or 0)
         advice = (
-            f"The newest whole checkpoint before it is {whole}: `{resume_command(whole)}`."
+            f"The newest whole checkpoint before it is {whole}; to go on from there: `{resume_command(whole)}`."
             if whole is not None
             else "There is no whole checkpoint before it."
         )

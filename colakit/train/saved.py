@@ -1,50 +1,172 @@
-"""Open a finished run again: its configuration, its data, its model."""
+"""Open a trained model again: a run's newest checkpoint, or any checkpoint, with its tokenizer."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from colakit.build import build_model, pick_machine
-from colakit.checkpoint.folders import Checkpoints, step_of, verify
+from colakit.build import Machine, build_model, pick_machine
+from colakit.checkpoint.folders import Checkpoints, step_of
 from colakit.checkpoint.model_file import load_model
-from colakit.config.schema import RunConfig
-from colakit.data.prepare import prepare
+from colakit.config.schema import DataConfig, RunConfig
+from colakit.data.prepare import PreparedData, prepare
+from colakit.data.tokenise import Watch, unwatched
+from colakit.data.tokenizer import Tokenizer, read_tokenizer
 from colakit.errors import CheckpointError
-from colakit.records.run import EvalRecord
-from colakit.train.held_out import HeldOut
+from colakit.evaluate.evaluation import Subject, fitting_batch
+from colakit.evaluate.scores import LMScorer
+from colakit.model.lm import LM
 from colakit.train.moved import check_same_data, check_where_it_lies, with_moved_data
+from colakit.train.resume import check_whole
 from colakit.train.runs import RunFolder
 from colakit.train.state import STATE_FILE, read_json
 
 
-def evaluate_run(root: Path, sets: Sequence[str] = ()) -> EvalRecord:
-    """Held-out metrics of a run's model, over the same tokens as its evaluations: of its newest checkpoint.
+@dataclass(frozen=True)
+class Origin:
+    """The data a model was trained on."""
 
-    `sets` are ``--set`` strings that say where its data lies by now. The run's own tokenizer is used, and the machine
-    is chosen afresh: what a GPU trained is evaluated without one. Raises CheckpointError where `root` holds no trained
-    model, DataError where its data is no longer what it was, ConfigError for `sets` that say anything else.
+    place: Path
+    """Whose data it is, for messages."""
+    fingerprint: str
+    counts: Path
+    """The file that describes it."""
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A trained model on this machine."""
+
+    place: Path
+    """The folder that was given."""
+    config: RunConfig
+    """As it was trained, but for this machine: its device, its precision, its attention."""
+    machine: Machine
+    model: LM
+    tokenizer: Tokenizer
+    tokenizer_folder: Path
+    steps: int | None
+    """Optimizer steps it has made; None where its folder does not say."""
+    origin: Origin | None
+    """None where its folder does not say."""
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens that the model sees at most."""
+        return self.config.model.seq_len
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of its embedding."""
+        return self.config.model.vocab_size
+
+    def subject(self) -> Subject:
+        """What is evaluated."""
+        scorer = LMScorer(self.model, self.machine)
+        return Subject(str(self.place), self.config.preset, self.steps, self.seq_len, self.machine, scorer)
+
+    def fitting_batch(self) -> int:
+        """Windows that fit at once."""
+        return fitting_batch(self.config.model, self.machine)
+
+
+def open_saved(path: Path) -> SavedModel:
+    """The model of a run folder, its newest checkpoint's, or of one of its checkpoints.
+
+    The run's own tokenizer is used, and the machine is chosen afresh: what a GPU trained is opened without one. Raises
+    CheckpointError where there is none, or a file of it is not what was written.
     """
-    folder = RunFolder(root)
-    config = _for_this_machine(folder, with_moved_data(folder.load_config(), sets))
-    newest = Checkpoints(folder.checkpoints).newest()
-    if newest is None:
-        raise CheckpointError(f"{root} has no checkpoint: nothing was trained yet.")
-    verify(newest)
-    steps = step_of(newest) or 0
-    fingerprint = read_json(newest / STATE_FILE)["data"]["fingerprint"]
+    folder, checkpoint = _find(path)
+    check_whole(checkpoint)
+    config = for_this_machine(folder.load_config())
+    tokenizer = read_tokenizer(folder.tokenizer, source=config.data.tokenizer)
+    check_vocabulary(path, tokenizer, config.model.vocab_size)
+    fingerprint = read_json(checkpoint / STATE_FILE)["data"]["fingerprint"]
     machine = pick_machine(config)
     model = build_model(config, machine)
-    load_model(model, newest)
+    load_model(model, checkpoint)
+    model.eval()
+    origin = Origin(folder.root, fingerprint, folder.data)
+    return SavedModel(path, config, machine, model, tokenizer, folder.tokenizer, step_of(checkpoint), origin)
+
+
+def held_out_of(saved: SavedModel, sets: Sequence[str] = (), watch: Watch = unwatched) -> PreparedData:
+    """The data that `saved` was trained on, with its held-out side. `sets` are ``--set`` strings: where it lies by now.
+
+    Raises DataError where it is no longer what it was, CheckpointError where nobody knows what it was, ConfigError for
+    `sets` that say more than where it lies.
+    """
+    if saved.origin is None:
+        raise CheckpointError(f"{saved.place} does not say what it was trained on. Give a text to evaluate on: --data.")
+    config = with_moved_data(saved.config, sets)
+    config = config.model_copy(
+        update={"data": config.data.model_copy(update={"tokenizer": str(saved.tokenizer_folder)})}
+    )
     check_where_it_lies(config)
-    data = prepare(config.data, seq_len=config.model.seq_len, vocab_size=config.model.vocab_size)
-    check_same_data(folder, fingerprint, data)
-    return HeldOut(model, data, machine, config.train).evaluate(steps)
+    data = prepare(config.data, seq_len=config.model.seq_len, vocab_size=config.model.vocab_size, watch=watch)
+    check_same_data(saved.origin.place, saved.origin.counts, saved.origin.fingerprint, data)
+    return data
 
 
-def _for_this_machine(folder: RunFolder, config: RunConfig) -> RunConfig:
+def config_of_run(path: str) -> RunConfig | None:
+    """The configuration of the run in folder `path`; None where it is no run."""
+    folder = RunFolder(Path(path))
+    return folder.load_config() if folder.checkpoints.is_dir() else None
+
+
+def held_out_for(
+    config: RunConfig, tokenizer_folder: Path, *, seq_len: int, vocab_size: int, watch: Watch = unwatched
+) -> PreparedData:
+    """The data of another model's run, with its held-out side, as a tokenizer of one's own reads it.
+
+    What is held out are the same documents: that depends on nothing but their text. Raises DataError.
+    """
+    check_where_it_lies(config)
+    data = config.data.model_copy(update={"tokenizer": str(tokenizer_folder)})
+    return prepare(data, seq_len=seq_len, vocab_size=vocab_size, watch=watch)
+
+
+def text_at(path: str, like: DataConfig) -> DataConfig:
+    """The files at `path`, all of them, read and packed as `like` says."""
+    place = {"source": "files", "path": str(Path(path).expanduser().absolute())}
+    return like.model_copy(update={"sources": {}, "stages": (), "part": None, "max_mb": None, **place})
+
+
+def for_this_machine(config: RunConfig) -> RunConfig:
+    """`config` with its machine left open."""
     return config.model_copy(
         update={
             "model": config.model.model_copy(update={"attention": "auto"}),
-            "data": config.data.model_copy(update={"tokenizer": str(folder.tokenizer)}),
             "train": config.train.model_copy(update={"device": "auto", "dtype": "auto"}),
         }
     )
+
+
+def check_vocabulary(place: Path, tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raise CheckpointError where the tokenizer beside a model has tokens that the model does not know."""
+    if tokenizer.n_tokens > vocab_size:
+        raise CheckpointError(
+            f"{place}: its tokenizer has {tokenizer.n_tokens} tokens, and its model {vocab_size} rows for them. Put "
+            "back the tokenizer that it was trained with."
+        )
+
+
+def _find(path: Path) -> tuple[RunFolder, Path]:
+    """The run of `path`, and the checkpoint that is meant."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such folder. Give the folder of a run, a checkpoint or an exported model.")
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file. Give the folder of a run, a checkpoint or an exported model.")
+    resolved = path.resolve()
+    if resolved.name.startswith(".step-"):
+        raise CheckpointError(f"{path} is a checkpoint that was not finished. Give another one of its run.")
+    if step_of(resolved) is not None:
+        folder = RunFolder(resolved.parent.parent)
+        if not folder.tokenizer.is_dir():
+            raise CheckpointError(f"{path} lies outside its run, where its tokenizer is. Put it back, or give the run.")
+        return folder, resolved
+    folder = RunFolder(path)
+    folder.load_config()  # refuses what is no run folder
+    newest = Checkpoints(folder.checkpoints).newest()
+    if newest is None:
+        raise CheckpointError(f"{path} has no checkpoint: nothing was trained yet.")
+    return folder, newest

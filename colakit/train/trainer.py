@@ -28,7 +28,7 @@ from colakit.data.loader import Batch, TrainLoader
 from colakit.data.prepare import check_sources, prepare
 from colakit.data.tokenise import Watch, unwatched
 from colakit.errors import RunError
-from colakit.evaluate.loss import byte_lengths, count_bytes
+from colakit.evaluate.text_bytes import byte_lengths, count_bytes
 from colakit.host import describe_machine
 from colakit.model.lm import LM
 from colakit.records.run import EvalRecord, RunSummary, StepRecord
@@ -149,7 +149,7 @@ class Trainer:
     def _take_up(self, resume: Resumption, sinks: Callable[[RunFolder], Sink]) -> Sink:
         """Put everything back where it was after the checkpoint's step, what is in the run's folder too."""
         state = resume.state
-        check_same_data(resume.folder, state["data"]["fingerprint"], self.data)
+        check_same_data(resume.folder.root, resume.folder.data, state["data"]["fingerprint"], self.data)
         load_model(self.model, resume.checkpoint)
         load_optimizer(self.step.optimizer, resume.checkpoint)
         self.step.guard.load_state_dict(state["guard"])

@@ -36,18 +36,18 @@ def test_one_micro_batch_is_enough_where_it_is_the_batch_and_two_show_what_waits
 
 def test_a_try_makes_its_steps_with_an_evaluation_between(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    step, evaluate = module.OwnStep.__call__, module.evaluate
+    step, score = module.OwnStep.__call__, module.LMScorer.__call__
 
     def stepping(self: Any, n: int, batches: Any) -> bool:
         done.append(f"step {n} of {len(batches)} by {len(batches[0].tokens)}")
         return step(self, n, batches)
 
-    def evaluating(model: Any, batches: Any, *rest: Any, **options: Any) -> Any:
-        done.append(f"evaluation of {len(batches[0].tokens)}")
-        return evaluate(model, batches, *rest, **options)
+    def evaluating(self: Any, batch: Any) -> Any:
+        done.append(f"evaluation of {len(batch.tokens)}")
+        return score(self, batch)
 
     monkeypatch.setattr(module.OwnStep, "__call__", stepping)
-    monkeypatch.setattr(module, "evaluate", evaluating)
+    monkeypatch.setattr(module.LMScorer, "__call__", evaluating)
     outcome = module._make_steps(with_micro_batch(tiny_config("train.batch_size=8"), 3), CPU, steps=3)
     assert done == ["step 0 of 2 by 3", "evaluation of 3", "step 1 of 2 by 3", "step 2 of 2 by 3"]
     assert outcome.fits

@@ -317,8 +317,10 @@ def test_what_is_not_there_yet_says_so() -> None:
     assert (loss.command, loss.untestable) == ("colakit train --preset cola", None)
     assert batch is not None
     assert (batch.command, batch.untestable) == ("colakit bench --preset cola --max-batch", None)
-    assert spectrum.untestable == "not testable here yet: `colakit eval` has no --spectrum"
-    assert spectrum.command is None
+    assert (spectrum.command, spectrum.untestable) == ("colakit eval RUN --spectrum", None)
+    ddp = next(c for c in CLAIMS if c.method.obstacle == methods.NO_NPROC)
+    assert ddp.untestable == "not testable here yet: `colakit train` has no --nproc"
+    assert ddp.command is None
 
 
 # look-up

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from colakit.records.run import EvalRecord, OptimizerPart, RunSummary
-from colakit.report.runs import eval_table, sample_text, summary_table
+from colakit.records.run import OptimizerPart, RunSummary
+from colakit.report.runs import sample_text, summary_table
 from colakit.report.tables import stdout_console
 
 SUMMARY = RunSummary(
@@ -33,16 +33,6 @@ SUMMARY = RunSummary(
     data_fingerprint="0123abcd",
     prompt="once upon",
     sample=" a time",
-)
-EVALUATION = EvalRecord(
-    step=2345,
-    val_loss=3.45678,
-    perplexity=1031.713,
-    bits_per_byte=1.23456,
-    accuracy=0.45678,
-    tokens=262_144,
-    text_bytes=999_999,
-    eval_s=1.5,
 )
 
 
@@ -75,18 +65,6 @@ def test_summary_says_interrupted_skipped_and_not_known(shown) -> None:  # type:
     assert lines[0] == "interrupted run"
     expected = ["steps  1,234, 3 skipped", "bits per byte  n/a", "gzip -9, same text  n/a", "optimizer  n/a"]
     assert set(expected) <= set(lines)
-
-
-def test_evaluation_has_every_figure_with_its_unit(shown) -> None:  # type: ignore[no-untyped-def]
-    assert shown(eval_table(EVALUATION)) == [
-        "held-out split, model of step 2,345",
-        "validation loss  3.4568 nats/token",
-        "perplexity  1,031.71",
-        "bits per byte  1.2346",
-        "accuracy  0.4568",
-        "tokens  262,144",
-    ]
-    assert "bits per byte  n/a" in shown(eval_table(dataclasses.replace(EVALUATION, bits_per_byte=None)))
 
 
 def test_brackets_are_printed_as_they_stand(shown, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]

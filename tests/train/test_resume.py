@@ -8,7 +8,6 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,11 +19,10 @@ from colakit.config.presets import preset_names
 from colakit.errors import ConfigError, RunError
 from colakit.records.base import to_json
 from colakit.records.run import EvalRecord, StepRecord
-from colakit.train import held_out as held_out_module
+from colakit.train.held_out import HeldOut
 from colakit.train.listing import list_runs
-from colakit.train.saved import evaluate_run
 from colakit.train.totals import Totals
-from tests.train.tiny_runs import Killed, On, end, kill_at, make_config, records, run, trainer, write_corpus
+from tests.train.tiny_runs import Killed, On, end, evaluated, kill_at, make_config, records, run, trainer, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -268,12 +266,12 @@ def test_retention_keeps_the_last_the_best_and_every_so_many(
 ) -> None:
     sets = ("train.keep_last=2", "train.keep_every=5", "train.eval_every=2")
     losses = iter([3.0, 1.0, 2.0, 2.5])
-    honest = held_out_module.evaluate
+    honest = HeldOut.evaluate
 
-    def scripted(*args: Any, **options: Any) -> EvalRecord:
-        return dataclasses.replace(honest(*args, **options), val_loss=next(losses))
+    def scripted(self: HeldOut, step: int) -> EvalRecord:
+        return dataclasses.replace(honest(self, step), val_loss=next(losses))
 
-    monkeypatch.setattr(held_out_module, "evaluate", scripted)
+    monkeypatch.setattr(HeldOut, "evaluate", scripted)
     run(tmp_path / "run", make_config(corpus, *sets))
     kept = {int(path.name[5:]) for path in Checkpoints(tmp_path / "run" / "checkpoints").all()}
     assert kept == {5, 7, 8, 4}, "step 4 was the best"
@@ -310,9 +308,9 @@ def test_the_window_of_spikes_is_that_of_the_undisturbed_run(corpus: Path, tmp_p
 
 def test_what_a_kill_left_is_evaluated(corpus: Path, tmp_path: Path, undisturbed: Path) -> None:
     kill(tmp_path / "run", corpus, 5)
-    assert evaluate_run(tmp_path / "run").step == 4
+    assert evaluated(tmp_path / "run").step == 4
     (told,) = (r for r in records(undisturbed) if r["kind"] == "eval" and r["step"] == 4)
-    assert evaluate_run(tmp_path / "run").val_loss == told["val_loss"]
+    assert evaluated(tmp_path / "run").val_loss == told["val_loss"]
 
 
 def test_a_loss_that_is_not_finite_is_never_the_best() -> None:

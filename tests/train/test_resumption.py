@@ -14,8 +14,7 @@ from colakit.errors import CheckpointError, ConfigError, DataError, RunError
 from colakit.train.listing import list_runs
 from colakit.train.lock import RunLock
 from colakit.train.resume import MAY_CHANGE, plan_resumption, refuse_changes
-from colakit.train.saved import evaluate_run
-from tests.train.tiny_runs import Killed, end, kill_at, make_config, records, run, trainer, write_corpus
+from tests.train.tiny_runs import Killed, end, evaluated, kill_at, make_config, records, run, trainer, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +113,7 @@ def test_other_data_are_refused_and_the_same_elsewhere_are_not(tmp_path: Path) -
     with pytest.raises(DataError, match=r"the data has changed since this run \(.*text_bytes \d+ then, \d+ now"):
         trainer(tmp_path / "run", sets=(f'data.path="{moved}"',))
     with pytest.raises(DataError, match=r"the data has changed since this run \("):
-        evaluate_run(tmp_path / "run", [f'data.path="{moved}"'])
+        evaluated(tmp_path / "run", [f'data.path="{moved}"'])
     moved.write_text(moved.read_text().replace("changed ", "word1 "))
     assert run(tmp_path / "run", sets=(f'data.path="{moved}"',)).steps == 8, "a refusal leaves the run as it was"
 
@@ -122,14 +121,14 @@ def test_other_data_are_refused_and_the_same_elsewhere_are_not(tmp_path: Path) -
 def test_a_run_whose_data_has_moved_is_evaluated_where_it_lies(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "poems.jsonl")
     run(tmp_path / "run", make_config(corpus))
-    expected = evaluate_run(tmp_path / "run").val_loss
+    expected = evaluated(tmp_path / "run").val_loss
     (tmp_path / "moved").mkdir()
     moved = corpus.rename(tmp_path / "moved" / "poems.jsonl")
     with pytest.raises(DataError, match=r"no such file .* Where the data has moved: --set data\.path=PATH"):
-        evaluate_run(tmp_path / "run")
-    assert evaluate_run(tmp_path / "run", [f'data.path="{moved}"']).val_loss == expected
+        evaluated(tmp_path / "run")
+    assert evaluated(tmp_path / "run", [f'data.path="{moved}"']).val_loss == expected
     with pytest.raises(ConfigError, match=r"the run is evaluated as it was trained\. Only data\.path"):
-        evaluate_run(tmp_path / "run", [f'data.path="{moved}"', "data.val_fraction=0.5"])
+        evaluated(tmp_path / "run", [f'data.path="{moved}"', "data.val_fraction=0.5"])
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_offered(corpus: Path, tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from colakit.records.run import RunSummary, StepRecord
 from colakit.train.inspection import inspect_data
 from colakit.train.resume import Resumption, plan_resumption
 from colakit.train.runs import RunFolder
-from colakit.train.saved import evaluate_run
 from colakit.train.sinks import JsonlSink
 from colakit.train.trainer import Trainer
+from tests.train.tiny_runs import evaluated
 
 SIZES = {
     "model": {
@@ -110,7 +110,7 @@ def test_a_run_goes_through_its_stages(mixture: RunConfig, tmp_path: Path, caplo
     described = json.loads(RunFolder(tmp_path / "run").data.read_text())
     assert described["sources"].keys() == {"a", "b"}
     assert described["documents"] == sum(each["documents"] for each in described["sources"].values())
-    assert evaluate_run(tmp_path / "run").val_loss == pytest.approx(summary.val_loss, rel=1e-6)
+    assert evaluated(tmp_path / "run").val_loss == pytest.approx(summary.val_loss, rel=1e-6)
 
 
 def test_a_resumed_loader_goes_on_where_the_run_was(mixture: RunConfig, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_documents_that_shall_not_see_each_other_do_not(
     begins = trainer.loader.micro_batches(0, 5)[0].tokens == trainer.data.tokenizer.eot_id
     begins[:, 0] = True
     assert torch.equal(first.positions == 0, begins)
-    assert evaluate_run(tmp_path / "apart").val_loss == pytest.approx(summary.val_loss, rel=1e-6)
+    assert evaluated(tmp_path / "apart").val_loss == pytest.approx(summary.val_loss, rel=1e-6)
     _, together = fit(mixture, tmp_path / "together")
     assert together.first_loss != pytest.approx(summary.first_loss, rel=1e-6)
 

@@ -20,10 +20,10 @@ from colakit.data.loader import Batch
 from colakit.errors import CheckpointError, ColakitError, DataError, RunError
 from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.runs import RunFolder
-from colakit.train.saved import evaluate_run
 from colakit.train.sinks import JsonlSink, Sink, SinkSet, TensorBoardSink
 from colakit.train.step import StepResult, TrainStep
 from colakit.train.trainer import Trainer
+from tests.train.tiny_runs import evaluated
 
 SETS = (
     "model.d_model=32",
@@ -151,8 +151,8 @@ def test_the_saved_model_is_the_trained_one(corpus: Path, tmp_path: Path, preset
     load_model(again, tmp_path / "run")
     for (name, p), (_, q) in zip(trainer.model.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(p, q), name
-    evaluated = evaluate_run(tmp_path / "run")
-    assert (evaluated.val_loss, evaluated.bits_per_byte) == (summary.val_loss, summary.bits_per_byte)
+    again_scored = evaluated(tmp_path / "run")
+    assert (again_scored.val_loss, again_scored.bits_per_byte) == (summary.val_loss, summary.bits_per_byte)
     names = load_file(tmp_path / "run" / "model.safetensors").keys()
     assert ("lm_head.weight" in names) == (preset == "original")
 
@@ -195,7 +195,7 @@ def test_a_signal_finishes_the_step_saves_and_summarises(corpus: Path, tmp_path:
     assert summary.interrupted
     assert 3 <= summary.steps <= 4  # the handler runs between two bytecodes after the signal
     assert summary.val_loss == recorder.evaluations[-1].val_loss
-    assert evaluate_run(tmp_path / "run").val_loss == summary.val_loss
+    assert evaluated(tmp_path / "run").val_loss == summary.val_loss
     assert signal.getsignal(number) is before
 
 
@@ -225,7 +225,7 @@ def test_a_signal_during_an_evaluation_costs_nothing(corpus: Path, tmp_path: Pat
     assert (summary.steps, summary.interrupted) == (at, at < 6)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [r["step"] for r in map(json.loads, lines) if r["kind"] == "eval"] == list(range(2, at + 1, 2))
-    assert evaluate_run(tmp_path / "run").val_loss == summary.val_loss
+    assert evaluated(tmp_path / "run").val_loss == summary.val_loss
 
 
 def test_the_model_is_saved_before_the_last_evaluation(
@@ -234,7 +234,7 @@ def test_the_model_is_saved_before_the_last_evaluation(
     def fails(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("colakit.train.held_out.evaluate", fails)
+    monkeypatch.setattr("colakit.train.held_out.HeldOut.evaluate", fails)
     recorder = Recorder()
     with pytest.raises(RunError, match=r"Out of memory .* goes on after step 6"):
         run(make_config(corpus, "train.eval_every=99"), tmp_path / "run", recorder)
@@ -346,24 +346,24 @@ def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(corpus: Path, tmp_pa
 
 def test_eval_refuses_what_is_no_finished_run(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no run folder.*printed\.$"):
-        evaluate_run(tmp_path)
+        evaluated(tmp_path)
     run(make_config(corpus), tmp_path / "run")
     with pytest.raises(CheckpointError, match=rf"the newest finished one here is {tmp_path / 'run'}\.$"):
-        evaluate_run(tmp_path)
+        evaluated(tmp_path)
     newest = tmp_path / "run" / "checkpoints" / "step-00000006"
     (newest / "model.safetensors").write_bytes(b"cut short")
     with pytest.raises(CheckpointError, match=r"step-00000006/model\.safetensors is damaged: 9 bytes"):
-        evaluate_run(tmp_path / "run")
+        evaluated(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(CheckpointError, match="has no checkpoint"):
-        evaluate_run(tmp_path / "run")
+        evaluated(tmp_path / "run")
 
 
 def test_eval_works_from_another_folder(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     summary = run(make_config(Path(corpus.name)), tmp_path / "run")
     monkeypatch.chdir("/")
-    assert evaluate_run(tmp_path / "run").val_loss == summary.val_loss
+    assert evaluated(tmp_path / "run").val_loss == summary.val_loss
 
 
 def test_eval_takes_the_machine_it_is_on_and_the_runs_own_tokenizer(corpus: Path, tmp_path: Path) -> None:
@@ -378,11 +378,11 @@ def test_eval_takes_the_machine_it_is_on_and_the_runs_own_tokenizer(corpus: Path
     config["train"] |= {"device": "cuda", "dtype": "bfloat16"}
     config["model"] |= {"attention": "flash"}
     path.write_text(json.dumps(config))
-    assert evaluate_run(tmp_path / "run").val_loss == summary.val_loss
+    assert evaluated(tmp_path / "run").val_loss == summary.val_loss
 
 
 def test_eval_refuses_changed_data(corpus: Path, tmp_path: Path) -> None:
     run(make_config(corpus), tmp_path / "run")
     corpus.write_text(corpus.read_text().replace("word1 ", "changed "))
     with pytest.raises(DataError, match="has changed"):
-        evaluate_run(tmp_path / "run")
+        evaluated(tmp_path / "run")

@@ -23,8 +23,8 @@ from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch, TrainLoader, held_out_batches
 from colakit.data.mixture import Schedule
 from colakit.errors import ColakitError, DataError, RunError
-from colakit.evaluate.generate import generate
-from colakit.evaluate.loss import gzip_bits_per_byte
+from colakit.evaluate.generate import Sampling, generate
+from colakit.evaluate.text_bytes import gzip_bits_per_byte
 from colakit.loss import IGNORE, LossSums, loss_sums
 from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.sinks import ConsoleSink, JsonlSink, SinkSet, TensorBoardSink
@@ -195,7 +195,8 @@ def test_the_sample_continues_a_held_out_prompt_as_configured(run: Run) -> None:
     n_ids = tokenizer.n_tokens
     assert len(document) > 32
     assert n_ids < 320
-    ids = generate(run.trainer.model, prompt, 5, run.trainer.machine, n_ids=n_ids, temperature=0.8, seed=3)
+    sampling = Sampling(temperature=0.8, seed=3)
+    ids = list(generate(run.trainer.model, prompt, 5, run.trainer.machine, n_ids=n_ids, sampling=sampling))
     assert (run.summary.prompt, run.summary.sample) == (tokenizer.decode(prompt), tokenizer.decode(ids))
 
 

@@ -1,7 +1,7 @@
 """Runs of a tiny model on a tiny corpus, and what is compared of them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,11 @@ from colakit.checkpoint.folders import Checkpoints
 from colakit.config.load import override, resolve
 from colakit.config.schema import RunConfig
 from colakit.records.run import EvalRecord, RunSummary, StepRecord
+from colakit.train.held_out import HeldOut
 from colakit.train.metrics import last_records
 from colakit.train.resume import plan_resumption
 from colakit.train.runs import RunFolder
+from colakit.train.saved import held_out_of, open_saved
 from colakit.train.sinks import JsonlSink, Sink, SinkSet, TensorBoardSink
 from colakit.train.trainer import Trainer
 
@@ -103,3 +105,11 @@ def records(root: Path) -> list[dict[str, Any]]:
     """What ``metrics.jsonl`` says, apart from times."""
     lines = (root / "metrics.jsonl").read_text("utf-8").splitlines()
     return [{k: v for k, v in json.loads(line).items() if not k.endswith(("_ms", "_s"))} for line in lines]
+
+
+def evaluated(root: Path, sets: Sequence[str] = ()) -> EvalRecord:
+    """What a saved run reaches on its held-out split, over the same tokens as the trainer's evaluations."""
+    saved = open_saved(root)
+    data = held_out_of(saved, sets)
+    assert saved.steps is not None
+    return HeldOut(saved.model, data, saved.machine, saved.config.train).evaluate(saved.steps)

@@ -1,0 +1,106 @@
+"""lm-evaluation-harness on a model: its tasks by name, or by a YAML file of one's own."""
+
+import logging
+import tempfile
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from colakit.errors import ColakitError, ConfigError, DataError, Problem
+from colakit.hf.export import hf_model, write_tokenizer
+from colakit.hf.opening import ForeignModel
+from colakit.records.tasks import TaskScore, TasksRecord
+from colakit.train.saved import SavedModel
+
+_INSTALL = "Install it: pip install 'colakit[eval]'."
+
+
+def check_harness(tasks: str) -> None:
+    """Raise ConfigError where the harness is not installed."""
+    if find_spec("lm_eval") is None:
+        raise ConfigError([Problem("--tasks", tasks, "lm-evaluation-harness is not installed", _INSTALL)])
+
+
+def run_tasks(
+    opened: SavedModel | ForeignModel, tasks: str, *, limit: int | None, batch_size: int | None
+) -> TasksRecord:
+    """The scores of `tasks`, names or YAML files joined by commas; `limit` examples of each.
+
+    Computed in float32, as the harness does by itself on an exported folder. Raises ConfigError for a task that there
+    is not, DataError for one whose data cannot be had.
+    """
+    check_harness(tasks)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+    from transformers import AutoTokenizer
+
+    manager = TaskManager()
+    loaded = _load(manager, tasks)
+    if isinstance(opened, SavedModel):
+        model: Any = hf_model(opened, standalone=False)
+        model.to(opened.machine.device).eval()
+        with tempfile.TemporaryDirectory() as folder:
+            write_tokenizer(opened, Path(folder))
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    else:
+        model, tokenizer = opened.model, AutoTokenizer.from_pretrained(opened.place)
+    harness_model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size or "auto")
+    found = simple_evaluate(
+        model=harness_model, tasks=loaded, limit=limit, task_manager=manager, log_samples=False, bootstrap_iters=1000
+    )
+    assert found is not None  # the harness gives nothing to all processes but the first
+    return TasksRecord(
+        model=str(opened.place),
+        step=opened.steps if isinstance(opened, SavedModel) else None,
+        harness=version("lm_eval"),
+        limit=limit,
+        scores=tuple(_scores(found)),
+    )
+
+
+def _load(manager: Any, tasks: str) -> list[Any]:  # Any: the harness's own types
+    """The tasks, with their data."""
+    found: list[Any] = []
+    for name in filter(None, map(str.strip, tasks.split(","))):
+        if Path(name).suffix in (".yaml", ".yml"):
+            if not Path(name).is_file():
+                raise ConfigError([Problem("--tasks", name, "there is no such file", "Give the file of a task.")])
+            name = str(Path(name).absolute())
+        elif not manager.match_tasks([name]):
+            fix = "Give a task's name (`lm-eval ls tasks` lists them), or the .yaml file of one of your own."
+            raise ConfigError([Problem("--tasks", name, "the harness has no such task", fix)])
+        try:
+            found += manager.load([name])["tasks"].values()
+        except ColakitError:
+            raise
+        except Exception as error:  # whatever the harness, datasets or the hub's client raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise DataError(
+                f"--tasks {name}: its data cannot be had ({type(error).__name__}: {reason}). A task by name "
+                "is downloaded from the Hugging Face hub; without a network, give a .yaml file with data of its own."
+            ) from error
+    return found
+
+
+def _scores(found: dict[str, Any]) -> list[TaskScore]:  # Any: the harness's own report
+    scores = []
+    for task, metrics in found["results"].items():
+        for key, value in metrics.items():
+            metric, _, kind = key.partition(",")
+            if not kind or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            stderr = metrics.get(f"{metric}_stderr,{kind}")
+            scores.append(
+                TaskScore(
+                    task=task,
+                    metric=metric if kind == "none" else f"{metric} ({kind})",
+                    value=float(value),
+                    stderr=float(stderr) if isinstance(stderr, int | float) else None,
+                    examples=int(found["n-samples"][task]["effective"]),
+                    shots=int(found["n-shot"].get(task, 0)),
+                )
+            )
+    return scores

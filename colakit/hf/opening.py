@@ -1,0 +1,150 @@
+"""Open a model, whatever wrote its folder: a run, a checkpoint, an export, or another model of `transformers`."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from colakit.build import Machine, pick_machine
+from colakit.config.load import from_saved
+from colakit.config.schema import ModelConfig, RunConfig
+from colakit.data.loader import Batch
+from colakit.data.tokenizer import Tokenizer, read_tokenizer
+from colakit.errors import CheckpointError, ConfigError
+from colakit.evaluate.evaluation import Subject
+from colakit.evaluate.mode import evaluation_mode
+from colakit.hf import ColakitConfig, ColakitForCausalLM
+from colakit.hf.export import DATA_FILE, ORIGIN_FILE
+from colakit.loss import TokenScores, scores_of_logits
+from colakit.train.saved import Origin, SavedModel, check_vocabulary, for_this_machine, open_saved
+from colakit.units import GIB
+
+CONFIG_FILE = "config.json"
+
+
+class ForeignModel:
+    """A causal language model of `transformers` that is none of colakit's: it can be scored, to compare with."""
+
+    def __init__(self, place: Path, model: Any, tokenizer: Tokenizer, machine: Machine) -> None:
+        # Any: whatever AutoModelForCausalLM gives
+        self.place = place
+        self.model = model
+        self.tokenizer = tokenizer
+        self.tokenizer_folder = place
+        self.machine = machine
+        self.vocab_size = int(model.config.get_text_config().vocab_size)
+        self.seq_len = _context(model.config.get_text_config(), place)
+
+    def subject(self) -> Subject:
+        """What is evaluated."""
+        return Subject(str(self.place), None, None, self.seq_len, self.machine, self)
+
+    def fitting_batch(self) -> int:
+        """Windows to try first: so many that whole logits, the largest of what stands, are 1 GiB in float32."""
+        return max(1, GIB // (4 * self.seq_len * self.vocab_size))
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> TokenScores:
+        """As `Scorer`. Whole logits stand in memory; documents of a block see each other."""
+        device = self.machine.device
+        with evaluation_mode(self.model), self.machine.autocast():
+            logits = self.model(input_ids=batch.tokens.to(device), use_cache=False).logits
+        return scores_of_logits(logits.float().flatten(0, 1), batch.targets.to(device).flatten())
+
+
+def open_model(path: Path) -> SavedModel | ForeignModel:
+    """The model of `path`. Raises CheckpointError where there is none that can be read."""
+    model_type = _model_type(path)
+    if model_type is None:
+        return open_saved(path)
+    return open_export(path) if model_type == ColakitConfig.model_type else _open_foreign(path, model_type)
+
+
+def open_own(path: Path, what: str) -> SavedModel:
+    """The model of `path`, which has to be colakit's for `what`. Raises CheckpointError."""
+    opened = open_model(path)
+    if isinstance(opened, ForeignModel):
+        raise CheckpointError(f"{path} is a model of `transformers` that is none of colakit's. {what}")
+    return opened
+
+
+def open_export(path: Path) -> SavedModel:
+    """A folder that `colakit export` wrote, or `save_pretrained` of a `ColakitForCausalLM`. Raises CheckpointError."""
+    origin = _read_origin(path)
+    try:
+        exported = ColakitForCausalLM.from_pretrained(path)
+        config = _run_config(exported.config, origin)
+        machine = pick_machine(config)
+        model = exported.model.float().to(machine.device)
+    except (OSError, ValueError, SafetensorError, ConfigError) as error:
+        raise CheckpointError(f"{path} is no whole model ({_first_line(error)}). Export it again.") from error
+    tokenizer = read_tokenizer(path, source=str(path))
+    check_vocabulary(path, tokenizer, config.model.vocab_size)
+    seen = origin.get("data_fingerprint")
+    return SavedModel(
+        path,
+        config,
+        machine,
+        model,
+        tokenizer,
+        path,
+        origin.get("steps"),
+        Origin(path, seen, path / DATA_FILE) if seen is not None and "run" in origin else None,
+    )
+
+
+def _run_config(exported: ColakitConfig, origin: dict[str, Any]) -> RunConfig:  # Any: JSON values
+    """The run's, of the model that is in the folder, which may have been trained on since."""
+    run = from_saved(origin["run"]) if "run" in origin else RunConfig()
+    own = {name: getattr(exported, name) for name in ModelConfig.model_fields}
+    return for_this_machine(run.model_copy(update={"model": ModelConfig.model_validate(own)}))
+
+
+def _read_origin(path: Path) -> dict[str, Any]:  # Any: JSON values
+    with suppress(OSError):
+        try:
+            found = json.loads((path / ORIGIN_FILE).read_text("utf-8"))
+            if isinstance(found, dict):
+                return found
+        except ValueError:
+            pass
+        raise CheckpointError(f"{path / ORIGIN_FILE} is damaged. Remove it, or export the model again.")
+    return {}
+
+
+def _model_type(path: Path) -> str | None:
+    """What `transformers` calls the model in a folder; None where it is none of its folders."""
+    try:
+        config = json.loads((path / CONFIG_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = config.get("model_type") if isinstance(config, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _open_foreign(path: Path, model_type: str) -> ForeignModel:
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = read_tokenizer(path, source=str(path))
+    machine = pick_machine(for_this_machine(RunConfig()))
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+    except Exception as error:  # transformers raises what its parts raise
+        raise CheckpointError(f"{path}: no {model_type} model could be read from it ({_first_line(error)}).") from error
+    found = ForeignModel(path, model.to(machine.device), tokenizer, machine)
+    check_vocabulary(path, tokenizer, found.vocab_size)
+    return found
+
+
+def _context(config: Any, place: Path) -> int:  # Any: a configuration of transformers
+    for name in ("max_position_embeddings", "n_positions", "n_ctx"):
+        if isinstance(length := getattr(config, name, None), int):
+            return length
+    raise CheckpointError(f"{place}: its config.json does not say how long a text it reads (max_position_embeddings).")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
