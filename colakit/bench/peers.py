@@ -24,7 +24,7 @@ class LlamaStep:
 
         torch.manual_seed(config.train.seed)
         self.machine = machine
-        model: nn.Module = LlamaForCausalLM(_llama_config(config.model))
+        model: nn.Module = LlamaForCausalLM(llama_config(config.model))
         self.model = model.to(machine.device).train()
         optim = config.optim
         self._optimizer = torch.optim.AdamW(
@@ -68,7 +68,8 @@ class LlamaStep:
         return () if ms is None else (OptimizerPart("adamw", size, ms, 0),)
 
 
-def _llama_config(m: ModelConfig) -> Any:  # Any: its class is imported with transformers alone
+def llama_config(m: ModelConfig) -> Any:  # Any: its class is imported with transformers alone
+    """The shape of `m` as `transformers` has it."""
     from transformers import LlamaConfig
 
     return LlamaConfig(

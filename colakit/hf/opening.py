@@ -18,7 +18,7 @@ from colakit.evaluate.evaluation import Subject
 from colakit.evaluate.mode import evaluation_mode
 from colakit.hf import ColakitConfig, ColakitForCausalLM
 from colakit.hf.export import DATA_FILE, ORIGIN_FILE
-from colakit.loss import TokenScores, scores_of_logits
+from colakit.loss import TokenScores, scores_of_logits_
 from colakit.train.saved import Origin, SavedModel, check_vocabulary, for_this_machine, open_saved
 from colakit.units import GIB
 
@@ -52,7 +52,8 @@ class ForeignModel:
         device = self.machine.device
         with evaluation_mode(self.model), self.machine.autocast():
             logits = self.model(input_ids=batch.tokens.to(device), use_cache=False).logits
-        return scores_of_logits(logits.float().flatten(0, 1), batch.targets.to(device).flatten())
+        logits = logits.float().flatten(0, 1)
+        return scores_of_logits_(logits, batch.targets.to(device).flatten(), torch.empty_like(logits))
 
 
 def open_model(path: Path) -> SavedModel | ForeignModel:

@@ -19,7 +19,7 @@ from colakit.errors import RunError
 from colakit.evaluate.scores import LMScorer, Tally, estimate, score_windows
 from colakit.evaluate.text_bytes import gzip_bits_per_byte
 from colakit.evaluate.windows import BlockWindows, SlidingWindows, TextSource, Window, Windows, batch_of
-from colakit.loss import TokenScores, scores_of_logits, token_scores
+from colakit.loss import TokenScores, scores_of_logits_, token_scores
 from colakit.model.lm import LM
 from colakit.records.evaluation import Scores
 from tests.data.stores import EOT, make_store
@@ -300,7 +300,7 @@ def test_scores_are_those_of_cross_entropy_and_of_sorting(monkeypatch: pytest.Mo
 
 def test_among_equal_logits_the_first_is_the_most_probable() -> None:
     logits = torch.tensor([[1.0, 2.0, 2.0, 2.0]]).repeat(4, 1)
-    assert scores_of_logits(logits, torch.arange(4)).rank.tolist() == [3, 0, 1, 2]
+    assert scores_of_logits_(logits, torch.arange(4), torch.empty(5, 4)).rank.tolist() == [3, 0, 1, 2]
 
 
 def test_the_mode_is_put_back(model: LM, tmp_path: Path) -> None:
