@@ -25,7 +25,7 @@ lint: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "colakit needs Python >= 3.11: make PYTHON=python3.11 ...")'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,eval]'
 	touch $@
 
 clean:

@@ -7,7 +7,9 @@ keeps to itself which token was the most probable.
 Shapes: B batch, T time, K input width of the last product, V vocab, N = B·T tokens, C tokens of a chunk.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -52,28 +54,50 @@ class TokenScores(NamedTuple):
     """How many tokens were more probable, int64; of equally probable ones, those of lower id come first."""
 
 
+ScoresOfLogits = Callable[[Tensor, Tensor], TokenScores]
+"""From logits [N, V], which may be lost, and targets [N]."""
+
+
 @torch.no_grad()
-def token_scores(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> TokenScores:
-    """Each target's own part of what `loss_sums` adds up; arguments as there. → [B·T] each."""
+def token_scores(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, of_logits: ScoresOfLogits | None = None
+) -> TokenScores:
+    """Each target's own part of what `loss_sums` adds up; arguments as there. → [B·T] each.
+
+    `of_logits` may be `scores_of_logits`, compiled; unset, it is what computes the same in place.
+    """
     x, targets = x.flatten(0, 1), targets.flatten()
     n = tokens_per_chunk(weight.shape[0])
-    scratch = torch.empty(min(n, len(x)), weight.shape[0], device=x.device)
+    if of_logits is None:
+        scratch = torch.empty(min(n, len(x)), weight.shape[0], device=x.device)
+        of_logits = partial(scores_of_logits_, scratch=scratch)
     chunks = [
-        scores_of_logits_(F.linear(x_c, weight, bias).float(), t_c, scratch)
+        of_logits(F.linear(x_c, weight, bias), t_c)
         for x_c, t_c in zip(torch.split(x, n), torch.split(targets, n), strict=True)
     ]
     return TokenScores(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
 
+def scores_of_logits(logits: Tensor, targets: Tensor) -> TokenScores:
+    """The scores of targets [N] by logits [N, V] of any type: to be compiled, into a pass or two over them."""
+    logits = logits.float()
+    ids = targets.clamp(min=0)[:, None]  # [N, 1]
+    own = logits.gather(1, ids)
+    # bfloat16 makes many equal: without an order among them, any of several would be the most probable one.
+    is_before = torch.arange(logits.shape[1], device=logits.device) < ids
+    rank = ((logits > own) | ((logits == own) & is_before)).sum(dim=-1)
+    return TokenScores(logits.logsumexp(dim=-1) - own.squeeze(1), rank)
+
+
 def scores_of_logits_(logits: Tensor, targets: Tensor, scratch: Tensor) -> TokenScores:
-    """The scores of targets [N] by logits [N, V] in float32, which are lost; `scratch` [≥ N, V] float32 too."""
+    """The same in few passes where nothing is compiled: `logits` are lost, and so is `scratch` [≥ N, V] float32."""
+    logits = logits.float()
     ids = targets.clamp(min=0)[:, None]  # [N, 1]
     own, highest = logits.gather(1, ids), logits.amax(dim=-1)
     # Compared into numbers: a CPU adds up numbers seven times as fast as truth values.
     scratch = scratch[: len(logits)]
     rank = torch.gt(logits, own, out=scratch).sum(dim=-1).long()
     if (torch.eq(logits, own, out=scratch).sum(dim=-1) > 1.0).any():
-        # bfloat16 makes many equal: without an order among them, any of several would be the most probable one.
         scratch *= torch.arange(logits.shape[1], device=logits.device) < ids
         rank += scratch.sum(dim=-1).long()
     # The highest probability, 1/V at least, has a logarithm.

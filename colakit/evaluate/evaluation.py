@@ -12,7 +12,7 @@ from colakit.build import Machine
 from colakit.config.schema import ModelConfig
 from colakit.evaluate.scores import Progress, Scorer, Tally, score_windows
 from colakit.evaluate.text import Text
-from colakit.host import free_memory
+from colakit.host import free_memory, keep_freed_memory
 from colakit.records.evaluation import EvaluationRecord
 
 _ENOUGH_TOKENS = 2**15
@@ -43,6 +43,8 @@ def evaluate_text(
     watch: Progress = lambda _done, _total: None,
 ) -> EvaluationRecord:
     """Score `text`, at most `max_tokens` targets of it, `batch_size` windows at once, or fewer where a GPU is full."""
+    if of.machine.device.type == "cpu":
+        keep_freed_memory()
     started = time.perf_counter()
     windows = text.windows(of.seq_len, stride, max_tokens)
     tally = Tally(windows.n_documents, text.tokenizer.token_bytes)

@@ -115,10 +115,11 @@ class _CapturedStep:
         self._cache = cache
         self._tokens = tokens.clone()  # [B, 1]
         self._place = torch.tensor([cache.get_seq_length()], device=machine.device)
-        everything = torch.arange(cache.max_len, device=machine.device)
+        # Kept, as everything is that the graph reads.
+        self._everything = torch.arange(cache.max_len, device=machine.device)
 
         def step() -> Tensor:
-            visible = (everything <= self._place)[None, None, None]  # [1, 1, 1, S]
+            visible = (self._everything <= self._place)[None, None, None]  # [1, 1, 1, S]
             # Autocast's own cache of weights would outlive the graph that made it.
             with torch.autocast("cuda", machine.dtype, machine.dtype != torch.float32, cache_enabled=False):
                 hidden = model.extend_at(self._tokens, cache.at(self._place), self._place, visible)

@@ -3,8 +3,10 @@
 Everything is added up on the host, in float64 and in order, so that two evaluations are identical on a GPU too.
 """
 
+import logging
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,11 +18,13 @@ from colakit.data.loader import Batch
 from colakit.errors import RunError
 from colakit.evaluate.mode import evaluation_mode
 from colakit.evaluate.windows import ScoredBatch, Windows, batch_of
-from colakit.loss import TokenScores, token_scores
+from colakit.loss import ScoresOfLogits, TokenScores, scores_of_logits, token_scores
 from colakit.model.documents import Documents
 from colakit.model.lm import LM
 from colakit.records.evaluation import Estimate, Scores
 from colakit.units import NATS_PER_BIT
+
+log = logging.getLogger(__name__)
 
 _NORMAL_95 = 1.959964
 """The normal distribution has 95 % of its mass within so many standard deviations."""
@@ -42,6 +46,7 @@ class LMScorer:
     def __init__(self, model: LM, machine: Machine) -> None:
         self._model = model
         self._machine = machine
+        self._of_logits = _compiled_scores() if machine.compiles and machine.device.type == "cuda" else None
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> TokenScores:
@@ -49,9 +54,25 @@ class LMScorer:
         device = self._machine.device
         starts = batch.document_starts
         documents = None if starts is None else Documents.of(starts).to(device)
+        targets = batch.targets.to(device)
         with evaluation_mode(self._model), self._machine.autocast():
-            hidden = self._model.hidden(batch.tokens.to(device), documents)
-            return token_scores(*self._model.logit_factors(hidden), batch.targets.to(device))
+            factors = self._model.logit_factors(self._model.hidden(batch.tokens.to(device), documents))
+            if self._of_logits is not None:
+                try:
+                    return token_scores(*factors, targets, self._of_logits)
+                except torch._dynamo.exc.TorchDynamoException as error:
+                    self._of_logits = None
+                    log.warning("torch.compile fails, so scores take longer; see `colakit doctor`. It says: %s", error)
+            return token_scores(*factors, targets)
+
+
+@cache
+def _compiled_scores() -> ScoresOfLogits | None:
+    """On a GPU single operations would read the logits, the largest of what there is, a dozen times."""
+    try:
+        return torch.compile(scores_of_logits, dynamic=True)
+    except (RuntimeError, ImportError):  # there is no compiler for this Python
+        return None
 
 
 class Tally:

@@ -11,11 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import GenerationConfig
+from transformers.utils import CONFIG_NAME, logging
 
 from colakit.build import lm_config
 from colakit.errors import RunError
 from colakit.hf.configuration_colakit import ColakitConfig
-from colakit.hf.modeling_colakit import ColakitForCausalLM
+from colakit.hf.modeling_colakit import WEIGHTS_FILE, ColakitForCausalLM
 from colakit.records.base import SCHEMA_VERSION, to_json
 from colakit.records.export import ExportRecord
 from colakit.train.saved import SavedModel
@@ -40,7 +41,10 @@ def export(saved: SavedModel, out: Path, *, standalone: bool) -> ExportRecord:
     """
     with _whole_folder(out) as folder:
         model = hf_model(saved, standalone=standalone)
-        model.save_pretrained(folder)
+        with _without_a_bar():
+            model.save_pretrained(folder)
+        # safetensors makes its files readable for their owner alone.
+        (folder / WEIGHTS_FILE).chmod((folder / CONFIG_NAME).stat().st_mode)
         write_tokenizer(saved, folder)
         _write_origin(saved, folder)
         if standalone:
@@ -128,6 +132,18 @@ def _imports(source: str) -> Iterator[ast.ImportFrom]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "colakit":
             yield node
         assert not (isinstance(node, ast.Import) and any(n.name.split(".")[0] == "colakit" for n in node.names))
+
+
+@contextmanager
+def _without_a_bar() -> Iterator[None]:
+    """Inside, transformers shows no progress of what takes no time."""
+    was_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()
 
 
 @contextmanager

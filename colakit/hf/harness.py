@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from colakit.errors import ColakitError, ConfigError, DataError, Problem
+from colakit.errors import ConfigError, DataError, Problem
 from colakit.hf.export import hf_model, write_tokenizer
 from colakit.hf.opening import ForeignModel
 from colakit.records.tasks import TaskScore, TasksRecord
@@ -37,8 +37,10 @@ def run_tasks(
     from lm_eval.tasks import TaskManager
     from transformers import AutoTokenizer
 
-    manager = TaskManager()
-    loaded = _load(manager, tasks)
+    names = [name for name in map(str.strip, tasks.split(",")) if name]
+    # Its own tasks are thousands of files to look through: not where all that is asked for are files of the user's.
+    manager = TaskManager(include_defaults=not all(map(_is_file, names)))
+    loaded = [task for name in names for task in _load(manager, name)]
     if isinstance(opened, SavedModel):
         model: Any = hf_model(opened, standalone=False)
         model.to(opened.machine.device).eval()
@@ -61,28 +63,27 @@ def run_tasks(
     )
 
 
-def _load(manager: Any, tasks: str) -> list[Any]:  # Any: the harness's own types
-    """The tasks, with their data."""
-    found: list[Any] = []
-    for name in filter(None, map(str.strip, tasks.split(","))):
-        if Path(name).suffix in (".yaml", ".yml"):
-            if not Path(name).is_file():
-                raise ConfigError([Problem("--tasks", name, "there is no such file", "Give the file of a task.")])
-            name = str(Path(name).absolute())
-        elif not manager.match_tasks([name]):
-            fix = "Give a task's name (`lm-eval ls tasks` lists them), or the .yaml file of one of your own."
-            raise ConfigError([Problem("--tasks", name, "the harness has no such task", fix)])
-        try:
-            found += manager.load([name])["tasks"].values()
-        except ColakitError:
-            raise
-        except Exception as error:  # whatever the harness, datasets or the hub's client raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise DataError(
-                f"--tasks {name}: its data cannot be had ({type(error).__name__}: {reason}). A task by name "
-                "is downloaded from the Hugging Face hub; without a network, give a .yaml file with data of its own."
-            ) from error
-    return found
+def _is_file(name: str) -> bool:
+    return Path(name).suffix in (".yaml", ".yml")
+
+
+def _load(manager: Any, name: str) -> list[Any]:  # Any: the harness's own types
+    """The tasks that `name` stands for, with their data."""
+    if _is_file(name):
+        if not Path(name).is_file():
+            raise ConfigError([Problem("--tasks", name, "there is no such file", "Give the file of a task.")])
+        name = str(Path(name).absolute())
+    elif not manager.match_tasks([name]):
+        fix = "Give a task's name (`lm-eval ls tasks` lists them), or the .yaml file of one of your own."
+        raise ConfigError([Problem("--tasks", name, "the harness has no such task", fix)])
+    try:
+        return list(manager.load([name])["tasks"].values())
+    except Exception as error:  # whatever the harness, datasets or the hub's client raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DataError(
+            f"--tasks {name}: it or its data cannot be had ({type(error).__name__}: {reason}). A task by name is "
+            "downloaded from the Hugging Face hub; without a network, give a .yaml file with data of its own."
+        ) from error
 
 
 def _scores(found: dict[str, Any]) -> list[TaskScore]:  # Any: the harness's own report

@@ -13,7 +13,7 @@ from colakit.config.load import from_saved
 from colakit.config.schema import ModelConfig, RunConfig
 from colakit.data.loader import Batch
 from colakit.data.tokenizer import Tokenizer, read_tokenizer
-from colakit.errors import CheckpointError, ConfigError
+from colakit.errors import CheckpointError, ColakitError
 from colakit.evaluate.evaluation import Subject
 from colakit.evaluate.mode import evaluation_mode
 from colakit.hf import ColakitConfig, ColakitForCausalLM
@@ -76,11 +76,12 @@ def open_export(path: Path) -> SavedModel:
     """A folder that `colakit export` wrote, or `save_pretrained` of a `ColakitForCausalLM`. Raises CheckpointError."""
     origin = _read_origin(path)
     try:
-        exported = ColakitForCausalLM.from_pretrained(path)
-        config = _run_config(exported.config, origin)
+        found = ColakitConfig.from_pretrained(path)
+        config = _run_config(found, origin)  # which refuses what no model can be built from
+        exported = ColakitForCausalLM.from_pretrained(path, config=found)
         machine = pick_machine(config)
         model = exported.model.float().to(machine.device)
-    except (OSError, ValueError, SafetensorError, ConfigError) as error:
+    except (OSError, ValueError, SafetensorError, ColakitError) as error:
         raise CheckpointError(f"{path} is no whole model ({_first_line(error)}). Export it again.") from error
     tokenizer = read_tokenizer(path, source=str(path))
     check_vocabulary(path, tokenizer, config.model.vocab_size)
@@ -101,7 +102,7 @@ def _run_config(exported: ColakitConfig, origin: dict[str, Any]) -> RunConfig:  
     """The run's, of the model that is in the folder, which may have been trained on since."""
     run = from_saved(origin["run"]) if "run" in origin else RunConfig()
     own = {name: getattr(exported, name) for name in ModelConfig.model_fields}
-    return for_this_machine(run.model_copy(update={"model": ModelConfig.model_validate(own)}))
+    return for_this_machine(from_saved({**run.model_dump(), "model": own}))
 
 
 def _read_origin(path: Path) -> dict[str, Any]:  # Any: JSON values

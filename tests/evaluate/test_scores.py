@@ -19,7 +19,7 @@ from colakit.errors import RunError
 from colakit.evaluate.scores import LMScorer, Tally, estimate, score_windows
 from colakit.evaluate.text_bytes import gzip_bits_per_byte
 from colakit.evaluate.windows import BlockWindows, SlidingWindows, TextSource, Window, Windows, batch_of
-from colakit.loss import TokenScores, scores_of_logits_, token_scores
+from colakit.loss import ScoresOfLogits, TokenScores, scores_of_logits, scores_of_logits_, token_scores
 from colakit.model.lm import LM
 from colakit.records.evaluation import Scores
 from tests.data.stores import EOT, make_store
@@ -284,14 +284,17 @@ def test_perplexity_is_of_the_ends_of_the_interval_too() -> None:
     assert s.perplexity.high == pytest.approx(math.exp(s.loss.high or 0.0))
 
 
-def test_scores_are_those_of_cross_entropy_and_of_sorting(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("of_logits", [None, scores_of_logits])
+def test_scores_are_those_of_cross_entropy_and_of_sorting(
+    of_logits: ScoresOfLogits | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from colakit.analysis import chunking
 
     monkeypatch.setattr(chunking, "MAX_LOGITS", 4 * VOCAB)
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(s, generator=generator) for s in ((3, 5, 8), (VOCAB, 8), (VOCAB,)))
     targets = torch.randint(VOCAB, (3, 5), generator=generator)
-    found = token_scores(x, weight, bias, targets)
+    found = token_scores(x, weight, bias, targets, of_logits)
     logits = F.linear(x, weight, bias).flatten(0, 1)
     torch.testing.assert_close(found.nll, F.cross_entropy(logits, targets.flatten(), reduction="none"))
     order = logits.argsort(dim=-1, descending=True)
@@ -300,7 +303,8 @@ def test_scores_are_those_of_cross_entropy_and_of_sorting(monkeypatch: pytest.Mo
 
 def test_among_equal_logits_the_first_is_the_most_probable() -> None:
     logits = torch.tensor([[1.0, 2.0, 2.0, 2.0]]).repeat(4, 1)
-    assert scores_of_logits_(logits, torch.arange(4), torch.empty(5, 4)).rank.tolist() == [3, 0, 1, 2]
+    assert scores_of_logits_(logits.clone(), torch.arange(4), torch.empty(5, 4)).rank.tolist() == [3, 0, 1, 2]
+    assert scores_of_logits(logits, torch.arange(4)).rank.tolist() == [3, 0, 1, 2]
 
 
 def test_the_mode_is_put_back(model: LM, tmp_path: Path) -> None:
