@@ -27,9 +27,11 @@ from colakit.evaluate.generate import Reader, with_products_in
 from colakit.evaluate.scores import LMScorer
 from colakit.hf import ColakitConfig, ColakitForCausalLM
 from colakit.host import describe_machine
+from colakit.model.lm import LM
 from colakit.train.step import TrainStep
 
 PROMPT = 32
+SCORED = 3
 
 
 def main() -> None:
@@ -52,8 +54,9 @@ def main() -> None:
             f"{preset:14} evaluation over training, batch {found['batch_size']}: {found['ratio']:.2f}"
             f"  ({found['eval_tokens_per_s']:,.0f} and {found['train_tokens_per_s']:,.0f} tokens/s; wanted >= 2.5)\n"
         )
+        models = build_models(config, machine)
         for batch in map(int, given.batch_sizes.split(",")):
-            times = generation(config, machine, batch, given.new_tokens, given.repeats)
+            times = generation(models, config, machine, batch, given.new_tokens, given.repeats)
             results.append({"preset": preset, "batch_size": batch, "ms_per_token": times})
             shown = ", ".join(f"{name} {ms:.2f} ms" for name, ms in times.items())
             over = ", ".join(f"{times['llama'] / times[name]:.2f}" for name in ("reader", "generate"))
@@ -77,10 +80,13 @@ def evaluation(config: RunConfig, machine: Machine, repeats: int) -> dict[str, A
         step(next(numbers), micro_batches[0])
 
     def score() -> None:
-        for batch in micro_batches[1]:
-            scorer(batch).nll.sum().item()
+        scores = [scorer(batch) for _ in range(SCORED) for batch in micro_batches[1]]
+        scores[
+            -1
+        ].nll.sum().item()  # waited for once, as `colakit eval` waits for one batch while the next is on its way
 
     train_s, score_s = interleaved([train, score], machine, repeats)
+    score_s /= SCORED
     tokens = config.train.batch_size * config.model.seq_len
     return {
         "batch_size": config.train.effective_micro_batch_size,
@@ -90,20 +96,27 @@ def evaluation(config: RunConfig, machine: Machine, repeats: int) -> dict[str, A
     }
 
 
-def generation(config: RunConfig, machine: Machine, batch: int, n_new: int, repeats: int) -> dict[str, float]:
-    """Milliseconds a token: the time of `n_new` + 1 tokens less that of the first, over `n_new`."""
+def build_models(config: RunConfig, machine: Machine) -> tuple[LM, dict[str, Any]]:
+    """colakit's model, and by name those of `transformers`: the same one exported, and a Llama of its shape."""
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(0)
     own = build_model(config, machine).eval()
-    exported = ColakitForCausalLM(ColakitConfig(**vars(lm_config(config.model, "sdpa"))))
+    with machine.device:
+        exported = ColakitForCausalLM(ColakitConfig(**vars(lm_config(config.model, "sdpa"))))
+        llama = LlamaForCausalLM(llama_config(config.model))
     exported.model.load_state_dict(own.state_dict())
-    llama = LlamaForCausalLM(llama_config(config.model))
     models = {"generate": exported, "llama": llama}
     for model in models.values():
-        model.to(machine.device, machine.dtype).eval()
-    if machine.dtype != torch.float32:
-        with_products_in(own, machine.dtype)
+        model.to(machine.dtype).eval()
+    return own if machine.dtype == torch.float32 else with_products_in(own, machine.dtype), models
+
+
+def generation(
+    built: tuple[LM, dict[str, Any]], config: RunConfig, machine: Machine, batch: int, n_new: int, repeats: int
+) -> dict[str, float]:
+    """Milliseconds a token: the time of `n_new` + 1 tokens less that of the first, over `n_new`."""
+    own, models = built
     prompt = torch.randint(config.model.vocab_size, (batch, PROMPT), device=machine.device)
 
     def read(n: int) -> None:

@@ -15,8 +15,8 @@ from colakit.evaluate.text import Text
 from colakit.host import free_memory, keep_freed_memory
 from colakit.records.evaluation import EvaluationRecord
 
-_ENOUGH_TOKENS = 2**15
-"""At once: more make no machine faster."""
+_ENOUGH_TOKENS = {"cuda": 2**15, "cpu": 2**12}
+"""At once: more make neither faster, and a CPU slower, whose caches they leave."""
 _SHARE_OF_FREE = {"cuda": 0.9, "cpu": 0.5}
 """Of the free memory; a CPU's is not this process's alone, and what it is short of ends processes."""
 
@@ -88,7 +88,7 @@ def fitting_batch(model: ModelConfig, machine: Machine) -> int:
         "cuda" if device == "cuda" else "cpu", "float32" if machine.dtype == torch.float32 else "bfloat16"
     )
     room = _SHARE_OF_FREE[device] * free
-    size = max(1, _ENOUGH_TOKENS // model.seq_len)
+    size = max(1, _ENOUGH_TOKENS[device] // model.seq_len)
     while size > 1 and evaluation_bytes(model, precision, size * model.seq_len) > room:
         size //= 2
     return size

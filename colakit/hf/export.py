@@ -138,12 +138,12 @@ def _imports(source: str) -> Iterator[ast.ImportFrom]:
 def _without_a_bar() -> Iterator[None]:
     """Inside, transformers shows no progress of what takes no time."""
     was_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if was_shown:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @contextmanager

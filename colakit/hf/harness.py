@@ -1,7 +1,9 @@
 """lm-evaluation-harness on a model: its tasks by name, or by a YAML file of one's own."""
 
 import logging
+import sys
 import tempfile
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,10 +51,14 @@ def run_tasks(
             tokenizer = AutoTokenizer.from_pretrained(folder)
     else:
         model, tokenizer = opened.model, AutoTokenizer.from_pretrained(opened.place)
-    harness_model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size or "auto")
-    found = simple_evaluate(
-        model=harness_model, tasks=loaded, limit=limit, task_manager=manager, log_samples=False, bootstrap_iters=1000
-    )
+    with redirect_stdout(sys.stderr):  # it prints how it chooses a batch
+        found = simple_evaluate(
+            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size or "auto"),
+            tasks=loaded,
+            limit=limit,
+            task_manager=manager,
+            log_samples=False,
+        )
     assert found is not None  # the harness gives nothing to all processes but the first
     return TasksRecord(
         model=str(opened.place),

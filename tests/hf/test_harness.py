@@ -82,8 +82,9 @@ def test_the_scores_are_the_harness_s_own(tiny_run: Path, task: Path, tmp_path: 
     assert run_tasks(open_model(tmp_path / "exported"), str(task), limit=None, batch_size=3).scores == record.scores
 
 
-def test_a_limit_reads_only_so_many(tiny_run: Path, task: Path) -> None:
+def test_a_limit_reads_only_so_many(tiny_run: Path, task: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = run_tasks(open_model(tiny_run), str(task), limit=4, batch_size=None)
+    assert capsys.readouterr().out == "", "the standard output is the command's own"
     assert {score.examples for score in record.scores} == {4}
 
 
