@@ -32,12 +32,14 @@ _INT64 = 8
 def evaluation_bytes(model: ModelConfig, precision: Precision, tokens: int) -> int:
     """What scoring `tokens` tokens at once takes beside the weights, at most.
 
-    Without gradients no more than one block's activations stand at a time, and a chunk of logits three times: as they
-    come, in float32, and as exponentials.
+    Without gradients two residual streams stand at a time, and the activations of one stage of a block, or a chunk of
+    logits twice: as they come, and as what they are compared into.
     """
-    block = tokens * sum(_block(model, 0, precision).values())
+    streams = 2 * tokens * FLOAT32_BYTES * model.d_model
+    stage = tokens * max(_block(model, 0, precision).values())
     logits = min(tokens, tokens_per_chunk(model.vocab_size)) * FLOAT32_BYTES * model.vocab_size
-    return _weight_copies(model, precision, blocks=model.n_layers, head=True) + block + 3 * logits
+    copies = _weight_copies(model, precision, blocks=model.n_layers, head=True)
+    return copies + streams + max(stage, 2 * logits)
 
 
 def memory_ledger(config: RunConfig) -> MemoryRecord:
