@@ -19,12 +19,8 @@ from colakit.hf.configuration_colakit import ColakitConfig
 from colakit.hf.modeling_colakit import WEIGHTS_FILE, ColakitForCausalLM
 from colakit.records.base import SCHEMA_VERSION, to_json
 from colakit.records.export import ExportRecord
+from colakit.train.runs import ORIGIN_FILE, RunFolder
 from colakit.train.saved import SavedModel
-
-ORIGIN_FILE = "colakit.json"
-"""What `transformers` has no place for: the run's configuration, its steps, the data it saw."""
-DATA_FILE = "data.json"
-"""How the run described its data."""
 
 _CODE = ("colakit.hf.configuration_colakit", "colakit.hf.modeling_colakit")
 _AUTO_MAP = {
@@ -99,7 +95,7 @@ def _write_origin(saved: SavedModel, folder: Path) -> None:
     }
     (folder / ORIGIN_FILE).write_text(to_json(origin, indent=2) + "\n", encoding="utf-8")
     if saved.origin is not None and saved.origin.counts.is_file():
-        shutil.copyfile(saved.origin.counts, folder / DATA_FILE)
+        shutil.copyfile(saved.origin.counts, RunFolder(folder).data)
 
 
 def _write_code(folder: Path) -> None:

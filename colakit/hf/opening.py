@@ -17,12 +17,10 @@ from colakit.errors import CheckpointError, ColakitError
 from colakit.evaluate.evaluation import Subject
 from colakit.evaluate.mode import evaluation_mode
 from colakit.hf import ColakitConfig, ColakitForCausalLM
-from colakit.hf.export import DATA_FILE, ORIGIN_FILE
 from colakit.loss import TokenScores, scores_of_logits_
+from colakit.train.runs import CONFIG_FILE, ORIGIN_FILE, RunFolder
 from colakit.train.saved import Origin, SavedModel, check_vocabulary, for_this_machine, open_saved
 from colakit.units import GIB
-
-CONFIG_FILE = "config.json"
 
 
 class ForeignModel:
@@ -94,7 +92,7 @@ def open_export(path: Path) -> SavedModel:
         tokenizer,
         path,
         origin.get("steps"),
-        Origin(path, seen, path / DATA_FILE) if seen is not None and "run" in origin else None,
+        Origin(path, seen, RunFolder(path).data) if seen is not None and "run" in origin else None,
     )
 
 

@@ -25,14 +25,8 @@ from colakit.records.machine import MachineRecord
 from colakit.records.run import EvalRecord
 from colakit.train.listing import list_runs
 from colakit.train.metrics import record_of
-from colakit.train.runs import RunFolder
+from colakit.train.runs import CONFIG_FILE, ORIGIN_FILE, STATE_FILE, TOTALS_FILE, RunFolder
 from colakit.train.totals import Totals
-
-_STATE_FILE, _TOTALS_FILE = "state.json", "totals.json"
-"""As `train.state` calls them, which needs torch."""
-
-_EXPORT_FILE = "colakit.json"
-"""What an export tells of its run."""
 
 _ASIDE = ".step-"
 """How the name of a checkpoint begins that is being written or removed."""
@@ -75,7 +69,7 @@ def _record(path: Path) -> InfoRecord:
         return _transformers(path)
     if folder.checkpoints.is_dir():
         return _run(folder)
-    if step_of(resolved) is not None or (path / _STATE_FILE).is_file():
+    if step_of(resolved) is not None or (path / STATE_FILE).is_file():
         raise CheckpointError(
             f"{path} is half a checkpoint: {MANIFEST}, which is written last, is missing. {_others(resolved)}"
         )
@@ -130,7 +124,7 @@ def _run(folder: RunFolder) -> InfoRecord:
 def _checkpoint(path: Path) -> InfoRecord:
     folder, totals = RunFolder(path), _totals(path)
     config = _config(_json(folder.config))
-    data = _json(path / _STATE_FILE).get("data")
+    data = _json(path / STATE_FILE).get("data")
     found = checkpoint_info(path)
     steps = totals.steps or found.step
     record = InfoRecord(
@@ -146,7 +140,7 @@ def _checkpoint(path: Path) -> InfoRecord:
 
 
 def _transformers(path: Path) -> InfoRecord:
-    values, own = _json(path / "config.json"), _json(path / _EXPORT_FILE)
+    values, own = _json(path / CONFIG_FILE), _json(path / ORIGIN_FILE)
     config = _config(own.get("run"))
     files = _weight_files(path)
     architectures = values.get("architectures")
@@ -155,7 +149,7 @@ def _transformers(path: Path) -> InfoRecord:
     record = InfoRecord(
         path=str(path),
         what="export" if is_export else "transformers",
-        written=_time(path / "config.json"),
+        written=_time(path / CONFIG_FILE),
         model_type=str(values["model_type"]),
         architectures=tuple(map(str, architectures)) if isinstance(architectures, list) else (),
         preset=_of_type(str, own.get("preset")),
@@ -237,7 +231,7 @@ def _training(totals: Totals, steps: int | None, config: RunConfig | None) -> Tr
 
 def _totals(checkpoint: Path) -> Totals:
     try:
-        return Totals.from_dict(_json(checkpoint / _TOTALS_FILE))
+        return Totals.from_dict(_json(checkpoint / TOTALS_FILE))
     except (KeyError, TypeError):
         return Totals()
 

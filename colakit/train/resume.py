@@ -15,8 +15,8 @@ from colakit.config.schema import RunConfig
 from colakit.errors import CheckpointError, ConfigError, Problem, RunError
 from colakit.train.metrics import last_records, trim
 from colakit.train.moved import MAY_MOVE, may_move
-from colakit.train.runs import RunFolder, resume_command, write_json
-from colakit.train.state import CONFIG_FILE, STATE_FILE, TOTALS_FILE, read_json
+from colakit.train.runs import CONFIG_FILE, STATE_FILE, TOTALS_FILE, RunFolder, resume_command, write_json
+from colakit.train.state import read_json
 from colakit.train.totals import Totals
 
 log = logging.getLogger(__name__)

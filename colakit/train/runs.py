@@ -23,6 +23,15 @@ from colakit.errors import CheckpointError, RunError
 from colakit.records.base import to_json
 from colakit.train.lock import RunLock
 
+CONFIG_FILE = "config.json"
+ENVIRONMENT_FILE = "environment.json"
+STATE_FILE = "state.json"
+"""Of a checkpoint: what the next step depends on. It is the same whenever and wherever it is reached."""
+TOTALS_FILE = "totals.json"
+"""Of a checkpoint: what the run has come to."""
+ORIGIN_FILE = "colakit.json"
+"""Of an exported model, in place of a run's files: its configuration, its steps, the data it saw."""
+
 T = TypeVar("T")
 
 
@@ -37,12 +46,12 @@ class RunFolder:
     @property
     def config(self) -> Path:
         """The resolved configuration."""
-        return self.root / "config.json"
+        return self.root / CONFIG_FILE
 
     @property
     def environment(self) -> Path:
         """Versions, machine and git commit."""
-        return self.root / "environment.json"
+        return self.root / ENVIRONMENT_FILE
 
     @property
     def data(self) -> Path:

@@ -17,8 +17,8 @@ from colakit.evaluate.scores import LMScorer
 from colakit.model.lm import LM
 from colakit.train.moved import check_same_data, check_where_it_lies, with_moved_data
 from colakit.train.resume import check_whole
-from colakit.train.runs import RunFolder
-from colakit.train.state import STATE_FILE, read_json
+from colakit.train.runs import STATE_FILE, RunFolder
+from colakit.train.state import read_json
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,6 @@ from colakit.train.totals import Totals
 
 log = logging.getLogger(__name__)
 
-STATE_FILE = "state.json"
-"""What the next step depends on: it is the same whenever and wherever it is reached."""
-TOTALS_FILE = "totals.json"
-CONFIG_FILE = "config.json"
-ENVIRONMENT_FILE = "environment.json"
-
 
 def describe_state(
     config: RunConfig, totals: Totals, *, step: TrainStep, data: PreparedData, loader: TrainLoader, machine: Machine

@@ -39,18 +39,20 @@ from colakit.train.memory import check_budget, held_bytes, memory_budget
 from colakit.train.metrics import last_records
 from colakit.train.moved import check_same_data, check_where_it_lies
 from colakit.train.resume import Resumption, reopen
-from colakit.train.runs import RunFolder, create_run, plan_run_folder, write_json
-from colakit.train.saver import Saver
-from colakit.train.signals import StopFlag, stop_on_signal
-from colakit.train.sinks import Sink
-from colakit.train.state import (
+from colakit.train.runs import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     STATE_FILE,
     TOTALS_FILE,
-    describe_state,
-    warn_of_differences,
+    RunFolder,
+    create_run,
+    plan_run_folder,
+    write_json,
 )
+from colakit.train.saver import Saver
+from colakit.train.signals import StopFlag, stop_on_signal
+from colakit.train.sinks import Sink
+from colakit.train.state import describe_state, warn_of_differences
 from colakit.train.step import StepResult, TrainStep
 from colakit.train.totals import Totals
 from colakit.units import NATS_PER_BIT

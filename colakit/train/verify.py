@@ -26,9 +26,8 @@ from colakit.data.prepare import prepare
 from colakit.errors import ColakitError, RunError
 from colakit.records.run import EvalRecord, ResumeProof, StepRecord
 from colakit.train.resume import plan_resumption
-from colakit.train.runs import RunFolder
+from colakit.train.runs import STATE_FILE, RunFolder
 from colakit.train.sinks import JsonlSink, SinkSet
-from colakit.train.state import STATE_FILE
 from colakit.train.trainer import Trainer
 
 _STEPS = 3

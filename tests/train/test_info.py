@@ -16,7 +16,6 @@ from colakit.checkpoint.contents import checkpoint_info, grouped, tensors_of
 from colakit.errors import CheckpointError, ColakitError
 from colakit.model.config import LMConfig
 from colakit.records.info import InfoRecord, ModelShape, TensorInfo, TrainingInfo
-from colakit.train import info, state
 from colakit.train.info import describe
 from colakit.train.runs import RunFolder
 from tests.train.tiny_runs import Killed, kill_at, make_config, run, write_corpus
@@ -297,12 +296,6 @@ def test_a_model_of_another_kind_is_counted_over_all_its_files(tmp_path: Path) -
     assert (record.model, record.training) == (None, None)
     save_file({"all": torch.zeros(())}, tmp_path / "model.safetensors")
     assert describe(tmp_path).parameters == 1, "one file goes before an index, as transformers has it"
-
-
-def test_the_names_of_a_checkpoint_s_files_are_those_they_are_written_under() -> None:
-    assert (info._STATE_FILE, info._TOTALS_FILE) == (state.STATE_FILE, state.TOTALS_FILE)
-    assert RunFolder(Path("step-00000001")).config.name == state.CONFIG_FILE
-    assert RunFolder(Path("step-00000001")).environment.name == state.ENVIRONMENT_FILE
 
 
 def half(whole: Path) -> Path:
