@@ -64,7 +64,7 @@ def test_a_try_that_fits_tells_what_it_held() -> None:
 
 
 def test_one_that_holds_more_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_config("model.seq_len=512", "model.n_layers=8", "train.batch_size=64")
+    config = tiny_config("model.seq_len=512", "model.n_layers=4", "train.batch_size=64")
     whole = try_batch(config, CPU, steps=2, limit=8 * GIB, timeout_s=100.0)
     assert whole.peak is not None
     limit = whole.peak // 2

@@ -87,8 +87,11 @@ def check_steps(preset: str) -> None:
         assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-3)
 
 
+SLOW = ["cola-smollm2", "cola-fan-muon", "refined-tied"]
+
+
 @pytest.mark.parametrize(
-    "preset", ["original", "cola-smollm2", "cola-fan-muon", "cola-fan-atf", "cola-m", "refined-tied"]
+    "preset", ["original", "cola-fan-atf", "cola-m", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )
 def test_compiled_steps_are_those_of_eager_ones(preset: str) -> None:
     in_a_process(check_steps, preset)
