@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from colakit.cli import options
+from colakit.cli.eval_spectrum import show_spectrum
+from colakit.cli.eval_tasks import show_tasks
 from colakit.config.schema import DataConfig
 from colakit.errors import CheckpointError, ConfigError, Problem
-from colakit.report.evaluation import evaluation_note, evaluation_table, tasks_table
-from colakit.report.figures import check_figure, spectrum_figure
+from colakit.report.evaluation import evaluation_note, evaluation_table
+from colakit.report.figures import check_figure
 from colakit.report.progress import counting_bar, preparation_bar
-from colakit.report.spectrum import spectrum_notes, spectrum_table
 from colakit.report.tables import print_json, print_note, print_table
 
 if TYPE_CHECKING:
@@ -78,17 +79,17 @@ def evaluate(
     """Evaluate a trained model: on its held-out split, on another text, or on tasks; or look at its activations."""
     _check_options(tasks, spectrum, plot, data=data, stride=stride, everything=everything, limit=limit, sets=sets)
     if tasks is not None:
-        _run_tasks(model, tasks, limit, batch_size, json)
+        show_tasks(model, tasks, limit, batch_size, json)
         return
     from colakit.hf.opening import open_model
 
     opened = open_model(model)
+    text, max_tokens = _text(opened, data, sets or [])
     if spectrum:
-        _show_spectrum(opened, data, sets or [], batch_size, plot, json)
+        show_spectrum(opened, text, max_tokens, batch_size, plot, json)
         return
     from colakit.evaluate.evaluation import evaluate_text
 
-    text, max_tokens = _text(opened, data, sets or [])
     of = opened.subject()
     if stride is not None and stride > of.seq_len:
         raise ConfigError(
@@ -161,47 +162,3 @@ def _text(opened: "SavedModel | ForeignModel", data: str | None, sets: list[str]
             return held_out_text(prepared, config.data), config.train.eval_tokens
         like = DataConfig() if isinstance(opened, ForeignModel) else opened.config.data
         return whole_text(text_at(data, like), opened.tokenizer, watch=bar), None
-
-
-def _show_spectrum(
-    opened: "SavedModel | ForeignModel",
-    data: str | None,
-    sets: list[str],
-    batch_size: int | None,
-    plot: Path | None,
-    json: bool,
-) -> None:
-    from colakit.evaluate.spectrum import measure_spectrum
-    from colakit.evaluate.windows import batch_of
-    from colakit.hf.opening import ForeignModel
-
-    if isinstance(opened, ForeignModel):
-        raise CheckpointError(f"{opened.place} is none of colakit's models, whose layers --spectrum knows.")
-    text, max_tokens = _text(opened, data, sets)
-    windows = text.windows(opened.config.model.seq_len, None, max_tokens)
-    size = batch_size or opened.config.train.effective_micro_batch_size
-    batches = (
-        batch_of([windows[i] for i in range(start, min(start + size, len(windows)))], text.isolate_eot).batch
-        for start in range(0, len(windows), size)
-    )
-    record = measure_spectrum(opened.model, batches, opened.machine, preset=opened.config.preset, step=opened.steps)
-    if plot is not None:
-        spectrum_figure(plot, record)
-    if json:
-        print_json(record.to_dict())
-        return
-    print_table(spectrum_table(record))
-    for note in spectrum_notes(record):
-        print_note(note)
-
-
-def _run_tasks(model: Path, tasks: str, limit: int | None, batch_size: int | None, json: bool) -> None:
-    from colakit.hf.harness import check_harness, run_tasks
-    from colakit.hf.opening import open_model
-
-    check_harness(tasks)
-    record = run_tasks(open_model(model), tasks, limit=limit, batch_size=batch_size)
-    if json:
-        print_json(record.to_dict())
-    else:
-        print_table(tasks_table(record))
