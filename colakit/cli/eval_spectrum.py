@@ -30,7 +30,7 @@ def show_spectrum(
     if isinstance(opened, ForeignModel):
         raise CheckpointError(f"{opened.place} is none of colakit's models, whose layers --spectrum knows.")
     windows = text.windows(opened.seq_len, None, max_tokens)
-    size = batch_size or opened.fitting_batch()
+    size = batch_size or opened.fitting_batch(opened.seq_len)
     batches = (
         batch_of([windows[i] for i in range(start, min(start + size, len(windows)))], text.isolate_eot).batch
         for start in range(0, len(windows), size)

@@ -49,6 +49,14 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    seq_len: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Tokens of a window. Default: the model's whole context, of another library's model at most 2048.",
+            show_default=False,
+        ),
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="The whole held-out split, not only train.eval_tokens of it.")
     ] = False,
@@ -77,7 +85,9 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Evaluate a trained model: on its held-out split, on another text, or on tasks; or look at its activations."""
-    _check_options(tasks, spectrum, plot, data=data, stride=stride, everything=everything, limit=limit, sets=sets)
+    _check_options(
+        tasks, spectrum, plot, data=data, stride=stride, seq_len=seq_len, everything=everything, limit=limit, sets=sets
+    )
     if tasks is not None:
         show_tasks(model, tasks, limit, batch_size, json)
         return
@@ -90,18 +100,23 @@ def evaluate(
         return
     from colakit.evaluate.evaluation import evaluate_text
 
-    of = opened.subject()
-    if stride is not None and stride > of.seq_len:
-        raise ConfigError(
-            [Problem("--stride", stride, f"the model reads {of.seq_len} tokens", "Give no more than that.")]
-        )
+    length = seq_len or opened.seq_len
+    sizes = {"--seq-len": (seq_len, opened.context), "--stride": (stride, length)}
+    problems = [
+        Problem(flag, asked, f"a window holds {most} tokens at most", "Give no more than that.")
+        for flag, (asked, most) in sizes.items()
+        if asked is not None and asked > most
+    ]
+    if problems:
+        raise ConfigError(problems)
     with counting_bar("scoring", "windows") as watch:
         record = evaluate_text(
-            of,
+            opened.subject(),
             text,
+            seq_len=length,
             stride=stride,
             max_tokens=None if everything else max_tokens,
-            batch_size=batch_size or opened.fitting_batch(),
+            batch_size=batch_size or opened.fitting_batch(length),
             watch=watch,
         )
     if json:
@@ -114,7 +129,9 @@ def evaluate(
 def _check_options(tasks: str | None, spectrum: bool, plot: Path | None, **others: object) -> None:
     """Refuse what the chosen kind of evaluation would ignore."""
     kind = "--tasks" if tasks is not None else "--spectrum" if spectrum else None
-    ignored = {None: ("limit",), "--spectrum": ("stride", "everything", "limit"), "--tasks": _NOT_FOR_TASKS}[kind]
+    ignored = {None: ("limit",), "--spectrum": ("stride", "seq_len", "everything", "limit"), "--tasks": _NOT_FOR_TASKS}[
+        kind
+    ]
     flags = {"everything": "--all", "sets": "--set"}
     problems = [
         Problem(
@@ -133,7 +150,7 @@ def _check_options(tasks: str | None, spectrum: bool, plot: Path | None, **other
         check_figure(plot)
 
 
-_NOT_FOR_TASKS = ("data", "stride", "everything", "sets")
+_NOT_FOR_TASKS = ("data", "stride", "seq_len", "everything", "sets")
 _WITH = {None: "without --tasks", "--spectrum": "with --spectrum", "--tasks": "with --tasks"}
 
 

@@ -28,7 +28,6 @@ class Subject:
     place: str
     preset: str | None
     step: int | None
-    seq_len: int
     machine: Machine
     scorer: Scorer
 
@@ -37,16 +36,20 @@ def evaluate_text(
     of: Subject,
     text: Text,
     *,
+    seq_len: int,
     stride: int | None,
     max_tokens: int | None,
     batch_size: int,
     watch: Progress = lambda _done, _total: None,
 ) -> EvaluationRecord:
-    """Score `text`, at most `max_tokens` targets of it, `batch_size` windows at once, or fewer where a GPU is full."""
+    """Score `text`, at most `max_tokens` targets of it, in windows of `seq_len` tokens.
+
+    `batch_size` of them at once, or fewer where a GPU is full.
+    """
     if of.machine.device.type == "cpu":
         keep_freed_memory()
     started = time.perf_counter()
-    windows = text.windows(of.seq_len, stride, max_tokens)
+    windows = text.windows(seq_len, stride, max_tokens)
     tally = Tally(windows.n_documents, text.tokenizer.token_bytes)
     batch_size = score_windows(
         of.scorer,
@@ -67,7 +70,7 @@ def evaluate_text(
         tokenizer=text.tokenizer.source,
         data=text.label,
         is_held_out=text.is_held_out,
-        seq_len=of.seq_len,
+        seq_len=seq_len,
         stride=stride,
         device=str(of.machine),
         batch_size=batch_size,
@@ -80,15 +83,15 @@ def evaluate_text(
     )
 
 
-def fitting_batch(model: ModelConfig, machine: Machine) -> int:
-    """How many windows of `model` fit in the memory that is free on `machine`, up to what is of use; at least one."""
+def fitting_batch(model: ModelConfig, machine: Machine, seq_len: int) -> int:
+    """How many windows of `seq_len` tokens fit in the memory that is free, up to what is of use; at least one."""
     device = machine.device.type
     free = torch.cuda.mem_get_info(machine.device)[0] if device == "cuda" else free_memory()
     precision = Precision(
         "cuda" if device == "cuda" else "cpu", "float32" if machine.dtype == torch.float32 else "bfloat16"
     )
     room = _SHARE_OF_FREE[device] * free
-    size = max(1, _ENOUGH_TOKENS[device] // model.seq_len)
-    while size > 1 and evaluation_bytes(model, precision, size * model.seq_len) > room:
+    size = max(1, _ENOUGH_TOKENS[device] // seq_len)
+    while size > 1 and evaluation_bytes(model, precision, size * seq_len) > room:
         size //= 2
     return size

@@ -22,6 +22,9 @@ from colakit.train.runs import CONFIG_FILE, ORIGIN_FILE, RunFolder
 from colakit.train.saved import Origin, SavedModel, check_vocabulary, for_this_machine, open_saved
 from colakit.units import GIB
 
+_MOST_TOKENS = 2048
+"""Of a window, unless told otherwise: some models read 100,000, whose whole logits no memory holds."""
+
 
 class ForeignModel:
     """A causal language model of `transformers` that is none of colakit's: it can be scored, to compare with."""
@@ -34,15 +37,16 @@ class ForeignModel:
         self.tokenizer_folder = place
         self.machine = machine
         self.vocab_size = int(model.config.get_text_config().vocab_size)
-        self.seq_len = _context(model.config.get_text_config(), place)
+        self.context = _context(model.config.get_text_config(), place)
+        self.seq_len = min(self.context, _MOST_TOKENS)
 
     def subject(self) -> Subject:
         """What is evaluated."""
-        return Subject(str(self.place), None, None, self.seq_len, self.machine, self)
+        return Subject(str(self.place), None, None, self.machine, self)
 
-    def fitting_batch(self) -> int:
+    def fitting_batch(self, seq_len: int) -> int:
         """Windows to try first: so many that whole logits, the largest of what stands, are 1 GiB in float32."""
-        return max(1, GIB // (4 * self.seq_len * self.vocab_size))
+        return max(1, GIB // (4 * seq_len * self.vocab_size))
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> TokenScores:

@@ -51,7 +51,7 @@ class EvaluationRecord(Record):
     is_held_out: bool
     """Whether it is the held-out split of a run; else all of a text."""
     seq_len: int
-    """Tokens that the model sees at most."""
+    """Tokens of a window: what the model sees at most."""
     stride: int | None
     """Targets scored per window of a long document; None: packed as in training."""
     device: str

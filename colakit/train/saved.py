@@ -51,7 +51,7 @@ class SavedModel:
 
     @property
     def seq_len(self) -> int:
-        """Tokens that the model sees at most."""
+        """Tokens of a window."""
         return self.config.model.seq_len
 
     @property
@@ -59,14 +59,20 @@ class SavedModel:
         """Rows of its embedding."""
         return self.config.model.vocab_size
 
+    @property
+    def context(self) -> int:
+        """Tokens that it can see."""
+        return self.seq_len
+
     def subject(self) -> Subject:
         """What is evaluated."""
-        scorer = LMScorer(self.model, self.machine)
-        return Subject(str(self.place), self.config.preset, self.steps, self.seq_len, self.machine, scorer)
+        return Subject(
+            str(self.place), self.config.preset, self.steps, self.machine, LMScorer(self.model, self.machine)
+        )
 
-    def fitting_batch(self) -> int:
-        """Windows that fit at once."""
-        return fitting_batch(self.config.model, self.machine)
+    def fitting_batch(self, seq_len: int) -> int:
+        """Windows of `seq_len` tokens that fit at once."""
+        return fitting_batch(self.config.model, self.machine, seq_len)
 
 
 def open_saved(path: Path) -> SavedModel:

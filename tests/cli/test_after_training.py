@@ -78,6 +78,12 @@ def test_the_whole_split_and_a_stride(tiny_run: Path, colakit: Run) -> None:
     assert (near["stride"], near["seq_len"]) == (2, 24)
 
 
+def test_shorter_windows_see_less(tiny_run: Path, colakit: Run) -> None:
+    whole, short = evaluation(colakit, str(tiny_run)), evaluation(colakit, str(tiny_run), "--seq-len", "6")
+    assert (whole["seq_len"], short["seq_len"]) == (24, 6)
+    assert short["scores"]["loss"]["value"] > whole["scores"]["loss"]["value"]
+
+
 def test_another_text_is_read_whole(tiny_run: Path, tmp_path: Path, colakit: Run) -> None:
     text = tmp_path / "mine.txt"
     text.write_text("word1 and word2\n\nword3 and 4 and naïve\n", encoding="utf-8")
@@ -215,7 +221,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a file": (["eval", "{run}/config.json"], "is a file. Give the folder of a run, a checkpoint or an exported model"),
     "no model": (["eval", "{tmp}"], "no run folder"),
     "no such checkpoint": (["eval", "{run}/checkpoints/step-00000099"], "no such folder"),
-    "stride": (["eval", "{run}", "--stride", "25"], "--stride = 25: the model reads 24 tokens"),
+    "stride": (["eval", "{run}", "--stride", "25"], "--stride = 25: a window holds 24 tokens at most"),
+    "window": (["eval", "{run}", "--seq-len", "25"], "--seq-len = 25: a window holds 24 tokens at most"),
     "no text": (["eval", "{run}", "--data", "nowhere.txt"], "nowhere.txt"),
     "set beside data": (["eval", "{run}", "--data", "{run}", "--set", "data.path=x"], "Leave it out with --data"),
     "stride of a spectrum": (["eval", "{run}", "--spectrum", "--stride", "3"], "not used with --spectrum"),
