@@ -1,6 +1,7 @@
 """Open a model, whatever wrote its folder: a run, a checkpoint, an export, or another model of `transformers`."""
 
 import json
+import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from colakit.evaluate.mode import evaluation_mode
 from colakit.hf import ColakitConfig, ColakitForCausalLM
 from colakit.loss import TokenScores, scores_of_logits_
 from colakit.train.runs import CONFIG_FILE, ORIGIN_FILE, RunFolder
-from colakit.train.saved import Origin, SavedModel, check_vocabulary, for_this_machine, open_saved
+from colakit.train.saved import Origin, SavedModel, check_vocabulary, for_this_machine, is_the_same, open_saved
 from colakit.units import GIB
+
+log = logging.getLogger(__name__)
 
 _MOST_TOKENS = 2048
 """Of a window, unless told otherwise: some models read 100,000, whose whole logits no memory holds."""
@@ -87,6 +90,8 @@ def open_export(path: Path) -> SavedModel:
         raise CheckpointError(f"{path} is no whole model ({_first_line(error)}). Export it again.") from error
     tokenizer = read_tokenizer(path, source=str(path))
     check_vocabulary(path, tokenizer, config.model.vocab_size)
+    if not is_the_same(tokenizer, RunFolder(path).data):  # transformers, too, writes a tokenizer in its own way
+        log.warning("%s: its tokenizer is not, or not as it was, the one that the model was trained with.", path)
     seen = origin.get("data_fingerprint")
     return SavedModel(
         path,

@@ -1,5 +1,6 @@
 """Open a trained model again: a run's newest checkpoint, or any checkpoint, with its tokenizer."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,10 @@ def open_saved(path: Path) -> SavedModel:
     config = for_this_machine(folder.load_config())
     tokenizer = read_tokenizer(folder.tokenizer, source=config.data.tokenizer)
     check_vocabulary(path, tokenizer, config.model.vocab_size)
+    if not is_the_same(tokenizer, folder.data):
+        raise CheckpointError(
+            f"{folder.tokenizer} holds another tokenizer than {path} was trained with. Put that one back."
+        )
     fingerprint = read_json(checkpoint / STATE_FILE)["data"]["fingerprint"]
     machine = pick_machine(config)
     model = build_model(config, machine)
@@ -154,6 +159,15 @@ def check_vocabulary(place: Path, tokenizer: Tokenizer, vocab_size: int) -> None
             f"{place}: its tokenizer has {tokenizer.n_tokens} tokens, and its model {vocab_size} rows for them. Put "
             "back the tokenizer that it was trained with."
         )
+
+
+def is_the_same(tokenizer: Tokenizer, described: Path) -> bool:
+    """Whether `tokenizer` is the one that file `described` tells of, as far as it does."""
+    try:
+        then = json.loads(described.read_text("utf-8"))["tokenizer_fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    return bool(then == tokenizer.fingerprint)
 
 
 def _find(path: Path) -> tuple[RunFolder, Path]:

@@ -280,6 +280,13 @@ def test_a_tokenizer_that_does_not_match_is_told(copy: Path, colakit: Run) -> No
         assert outcome.code == 2
         assert "its tokenizer has 400 tokens, and its model 320 rows" in " ".join(outcome.err.split())
     assert not (copy.parent / "out").exists()
+    tokenizer["added_tokens"] = [first]
+    a, b = (next(t for t, i in tokenizer["model"]["vocab"].items() if i == n) for n in (40, 41))
+    tokenizer["model"]["vocab"] |= {a: 41, b: 40}
+    path.write_text(json.dumps(tokenizer))
+    outcome = colakit("generate", str(copy), "--prompt", "a")
+    assert outcome.code == 2
+    assert "holds another tokenizer than" in " ".join(outcome.err.split())
 
 
 @pytest.mark.parametrize(
