@@ -51,7 +51,8 @@ class TokenScores(NamedTuple):
     nll: Tensor
     """Negative log-likelihood, nats, float32."""
     rank: Tensor
-    """How many tokens were more probable, int64; of equally probable ones, those of lower id come first."""
+    """How many tokens were more probable, int64; of equally probable ones, those of lower id come first. All, where a
+    logit is no number."""
 
 
 ScoresOfLogits = Callable[[Tensor, Tensor], TokenScores]
@@ -86,7 +87,8 @@ def scores_of_logits(logits: Tensor, targets: Tensor) -> TokenScores:
     # bfloat16 makes many equal: without an order among them, any of several would be the most probable one.
     is_before = torch.arange(logits.shape[1], device=logits.device) < ids
     rank = ((logits > own) | ((logits == own) & is_before)).sum(dim=-1)
-    return TokenScores(logits.logsumexp(dim=-1) - own.squeeze(1), rank)
+    nll = logits.logsumexp(dim=-1) - own.squeeze(1)
+    return TokenScores(nll, torch.where(nll.isnan(), logits.shape[1], rank))
 
 
 def scores_of_logits_(logits: Tensor, targets: Tensor, scratch: Tensor) -> TokenScores:
@@ -102,7 +104,8 @@ def scores_of_logits_(logits: Tensor, targets: Tensor, scratch: Tensor) -> Token
         rank += scratch.sum(dim=-1).long()
     # The highest probability, 1/V at least, has a logarithm.
     most = torch.softmax(logits, dim=-1, out=logits).amax(dim=-1)
-    return TokenScores(highest - own.squeeze(1) - most.log(), rank)
+    nll = highest - own.squeeze(1) - most.log()
+    return TokenScores(nll, torch.where(nll.isnan(), logits.shape[1], rank))
 
 
 class _Loss(Function):

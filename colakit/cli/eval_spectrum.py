@@ -9,9 +9,17 @@ from colakit.report.spectrum import spectrum_notes, spectrum_table
 from colakit.report.tables import print_json, print_note, print_table
 
 if TYPE_CHECKING:
+    from colakit.evaluate.foreign import ForeignModel
     from colakit.evaluate.text import Text
-    from colakit.hf.opening import ForeignModel
     from colakit.train.saved import SavedModel
+
+
+def check_spectrum(opened: "SavedModel | ForeignModel") -> None:
+    """Raise CheckpointError where `opened` has not the layers that are looked at."""
+    from colakit.train.saved import SavedModel
+
+    if not isinstance(opened, SavedModel):
+        raise CheckpointError(f"{opened.place} is none of colakit's models, whose layers --spectrum knows.")
 
 
 def show_spectrum(
@@ -25,10 +33,9 @@ def show_spectrum(
     """Measure the activations of `opened` on `text`, show them, and draw them where `plot` says."""
     from colakit.evaluate.spectrum import measure_spectrum
     from colakit.evaluate.windows import batch_of
-    from colakit.hf.opening import ForeignModel
+    from colakit.train.saved import SavedModel
 
-    if isinstance(opened, ForeignModel):
-        raise CheckpointError(f"{opened.place} is none of colakit's models, whose layers --spectrum knows.")
+    assert isinstance(opened, SavedModel)  # `check_spectrum`
     windows = text.windows(opened.seq_len, None, max_tokens)
     size = batch_size or opened.fitting_batch(opened.seq_len)
     batches = (

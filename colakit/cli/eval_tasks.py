@@ -9,7 +9,7 @@ from colakit.report.tables import print_json, print_table
 def show_tasks(model: Path, tasks: str, limit: int | None, batch_size: int | None, json: bool) -> None:
     """Have the harness score `model`, and show what it found."""
     from colakit.hf.harness import check_harness, run_tasks
-    from colakit.hf.opening import open_model
+    from colakit.opening import open_model
 
     check_harness(tasks)
     record = run_tasks(open_model(model), tasks, limit=limit, batch_size=batch_size)

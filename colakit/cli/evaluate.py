@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from colakit.cli import options
-from colakit.cli.eval_spectrum import show_spectrum
+from colakit.cli.eval_spectrum import check_spectrum, show_spectrum
 from colakit.cli.eval_tasks import show_tasks
 from colakit.config.schema import DataConfig
 from colakit.errors import CheckpointError, ConfigError, Problem
@@ -16,16 +16,16 @@ from colakit.report.progress import counting_bar, preparation_bar
 from colakit.report.tables import print_json, print_note, print_table
 
 if TYPE_CHECKING:
+    from colakit.evaluate.foreign import ForeignModel
     from colakit.evaluate.text import Text
-    from colakit.hf.opening import ForeignModel
     from colakit.train.saved import SavedModel
 
-MovedData = Annotated[
+Sets = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        metavar="data.path=PATH",
-        help="Where its data lies by now; of a named source, data.sources.NAME.path.",
+        metavar="data.KEY=VALUE",
+        help="Where a run's data lies by now (data.path, data.sources.NAME.path); or with --data, how a text is read.",
         show_default=False,
     ),
 ]
@@ -81,20 +81,25 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="With --tasks: only so many examples of each.", show_default=False)
     ] = None,
-    sets: MovedData = None,
+    on_bad_record: options.OnBadRecord = None,
+    sets: Sets = None,
     json: options.Json = False,
 ) -> None:
     """Evaluate a trained model: on its held-out split, on another text, or on tasks; or look at its activations."""
+    sets = options.with_bad_records(sets, on_bad_record)
     _check_options(
         tasks, spectrum, plot, data=data, stride=stride, seq_len=seq_len, everything=everything, limit=limit, sets=sets
     )
     if tasks is not None:
         show_tasks(model, tasks, limit, batch_size, json)
         return
-    from colakit.hf.opening import open_model
+    from colakit.opening import open_model
 
     opened = open_model(model)
-    text, max_tokens = _text(opened, data, sets or [])
+    if spectrum:
+        check_spectrum(opened)
+    text, max_tokens = _text(opened, data, sets)
+    max_tokens = None if everything else max_tokens
     if spectrum:
         show_spectrum(opened, text, max_tokens, batch_size, plot, json)
         return
@@ -114,8 +119,8 @@ def evaluate(
             opened.subject(),
             text,
             seq_len=length,
-            stride=stride,
-            max_tokens=None if everything else max_tokens,
+            stride=stride or opened.stride(length),
+            max_tokens=max_tokens,
             batch_size=batch_size or opened.fitting_batch(length),
             watch=watch,
         )
@@ -129,16 +134,14 @@ def evaluate(
 def _check_options(tasks: str | None, spectrum: bool, plot: Path | None, **others: object) -> None:
     """Refuse what the chosen kind of evaluation would ignore."""
     kind = "--tasks" if tasks is not None else "--spectrum" if spectrum else None
-    ignored = {None: ("limit",), "--spectrum": ("stride", "seq_len", "everything", "limit"), "--tasks": _NOT_FOR_TASKS}[
-        kind
-    ]
+    ignored = {None: ("limit",), "--spectrum": ("stride", "seq_len", "limit"), "--tasks": _NOT_FOR_TASKS}[kind]
     flags = {"everything": "--all", "sets": "--set"}
     problems = [
         Problem(
             flags.get(name, f"--{name.replace('_', '-')}"), others[name], f"not used {_WITH[kind]}", "Leave it out."
         )
         for name in ignored
-        if others[name] not in (None, False)
+        if others[name]
     ]
     if tasks is not None and spectrum:
         problems.append(Problem("--spectrum", True, "not used with --tasks", "Leave one of them out."))
@@ -156,8 +159,8 @@ _WITH = {None: "without --tasks", "--spectrum": "with --spectrum", "--tasks": "w
 
 def _text(opened: "SavedModel | ForeignModel", data: str | None, sets: list[str]) -> tuple["Text", int | None]:
     """What the model is scored on, and how many targets of it; None: all."""
+    from colakit.evaluate.foreign import ForeignModel
     from colakit.evaluate.text import held_out_text, whole_text
-    from colakit.hf.opening import ForeignModel
     from colakit.train.saved import config_of_run, held_out_for, held_out_of, text_at
 
     with preparation_bar() as bar:
@@ -169,13 +172,11 @@ def _text(opened: "SavedModel | ForeignModel", data: str | None, sets: list[str]
                 )
             held_out = held_out_of(opened, sets, watch=bar)
             return held_out_text(held_out, opened.config.data), opened.config.train.eval_tokens
-        if sets:
-            raise ConfigError(
-                [Problem("--set", sets[0], "says where a run's own data lies", "Leave it out with --data.")]
-            )
         if (config := config_of_run(data)) is not None:
+            if sets:
+                raise ConfigError([Problem("--set", sets[0], f"{data} says what its data is", "Leave it out.")])
             sizes = {"seq_len": opened.seq_len, "vocab_size": opened.vocab_size}
             prepared = held_out_for(config, opened.tokenizer_folder, **sizes, watch=bar)
             return held_out_text(prepared, config.data), config.train.eval_tokens
         like = DataConfig() if isinstance(opened, ForeignModel) else opened.config.data
-        return whole_text(text_at(data, like), opened.tokenizer, watch=bar), None
+        return whole_text(text_at(data, like, sets), opened.tokenizer, watch=bar), None

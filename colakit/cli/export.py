@@ -20,7 +20,7 @@ def export(
 ) -> None:
     """Write a trained model and its tokenizer as a folder that `transformers` loads."""
     from colakit.hf.export import export as write
-    from colakit.hf.opening import open_own
+    from colakit.opening import open_own
 
     record = write(open_own(model, "It can be used as it is."), out, standalone=standalone)
     if json:

@@ -31,15 +31,20 @@ def generate(
     json: options.Json = False,
 ) -> None:
     """Continue a text with a trained model, until it ends it; the text appears as it is made."""
+    if temperature == 0.0 and (top_k is not None or top_p < 1.0):
+        rule = "the most probable token is taken, whatever --top-k and --top-p"
+        raise ConfigError([Problem("--temperature", temperature, rule, "Leave them out, or raise it.")])
     if not prompt:
         raise ConfigError(
             [Problem("--prompt", prompt, "nothing to go on from", "Give a text; a single space will do.")]
         )
+    if not _is_text(prompt):
+        raise ConfigError([Problem("--prompt", prompt, "it is not UTF-8", "Give a text in the terminal's encoding.")])
     import torch
 
     from colakit.evaluate.generate import Sampling, with_products_in
     from colakit.evaluate.generate import generate as tokens_after
-    from colakit.hf.opening import open_own
+    from colakit.opening import open_own
 
     saved = open_own(model, "Its own scripts generate with it.")
     ids, context = saved.tokenizer.encode_batch([prompt])[0], saved.config.model.seq_len
@@ -48,6 +53,9 @@ def generate(
         raise ConfigError([Problem("--prompt", f"{prompt[:40]}…", rule, "Give a shorter one.")])
     if saved.machine.dtype != torch.float32:
         with_products_in(saved.model, saved.machine.dtype)
+    if len(ids) + max_tokens > context:
+        note = f"Behind {context:,} tokens the model sees the last {context:,}, read anew for every token: slower."
+        print_note(note, stderr_console())
     stream = _Stream(saved.tokenizer, ids, shows=not json)
     sampling = Sampling(temperature, top_k, top_p, seed)
     started = time.perf_counter()
@@ -83,6 +91,15 @@ def generate(
     print_note(
         f"{record.tokens:,} tokens, {record.tokens_per_s:,.0f} tokens/s; ended by {record.ended}.", stderr_console()
     )
+
+
+def _is_text(prompt: str) -> bool:
+    """Whether what the shell gave was characters, and not bytes that are none."""
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _ending(ids: list[int], max_tokens: int, eot_id: int) -> Literal["end of text", "length", "not finite"]:

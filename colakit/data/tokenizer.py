@@ -45,8 +45,9 @@ class Tokenizer:
         self.n_tokens = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         content = json.loads(backend.to_str())
         self.token_bytes = exact_bytes(content, self.n_tokens)
-        canonical = json.dumps(content, sort_keys=True, ensure_ascii=False)
-        self.fingerprint = hashlib.sha256(f"{self.eot_token}\n{canonical}".encode()).hexdigest()
+        self.fingerprint = self._digest(content)
+        # What stands around a text is not asked for here, and transformers writes it down in its own way.
+        self.text_fingerprint = self._digest({k: v for k, v in content.items() if k != "post_processor"})
 
     n_tokens: int
     """The largest id + 1: the rows an embedding needs. There may be fewer tokens than that."""
@@ -57,6 +58,13 @@ class Tokenizer:
 
     fingerprint: str
     """SHA-256 of the tokenizer's canonical JSON, and of which token ends a document."""
+
+    text_fingerprint: str
+    """The same of what decides a text's ids, and of nothing else."""
+
+    def _digest(self, content: dict[str, Any]) -> str:
+        canonical = json.dumps(content, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(f"{self.eot_token}\n{canonical}".encode()).hexdigest()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without special tokens."""

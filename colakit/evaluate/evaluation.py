@@ -10,6 +10,7 @@ from colakit.analysis.hardware import Precision
 from colakit.analysis.memory import evaluation_bytes
 from colakit.build import Machine
 from colakit.config.schema import ModelConfig
+from colakit.errors import CheckpointError
 from colakit.evaluate.scores import Progress, Scorer, Tally, score_windows
 from colakit.evaluate.text import Text
 from colakit.host import free_memory, keep_freed_memory
@@ -28,6 +29,7 @@ class Subject:
     place: str
     preset: str | None
     step: int | None
+    tokenizer: str
     machine: Machine
     scorer: Scorer
 
@@ -60,6 +62,8 @@ def evaluate_text(
         watch=watch,
     )
     seconds = time.perf_counter() - started
+    if not np.isfinite(tally.nll).all():
+        raise CheckpointError(f"{of.place}: the model's outputs are not finite. Give a checkpoint from before that.")
     bounds = np.cumsum([0, *(len(source.store) for source in text.sources)]).tolist()
     parts = {s.name: slice(a, b) for s, a, b in zip(text.sources, bounds[:-1], bounds[1:], strict=True)}
     scores = tally.scores()
@@ -67,7 +71,7 @@ def evaluate_text(
         model=of.place,
         preset=of.preset,
         step=of.step,
-        tokenizer=text.tokenizer.source,
+        tokenizer=of.tokenizer,
         data=text.label,
         is_held_out=text.is_held_out,
         seq_len=seq_len,

@@ -25,16 +25,19 @@ class Sampling:
     top_k: int | None = None
     """Only the so many most probable tokens."""
     top_p: float = 1.0
-    """Only the most probable tokens that together reach this probability (Holtzman et al., arXiv 1904.09751)."""
+    """Only the most probable tokens that together reach this probability, of all, also with `top_k` (Holtzman et al.,
+    arXiv 1904.09751)."""
     seed: int = 0
 
     def next_token(self, logits: Tensor, generator: torch.Generator) -> int | None:
         """A token by logits [V] float32 on the host; None where they are not finite, as a diverged model's are."""
-        if not logits.isfinite().all():
+        highest = logits.max()
+        if not highest.isfinite():
             return None
         if self.temperature == 0.0:
             return int(logits.argmax())
-        probabilities, ids = (logits / self.temperature).softmax(dim=-1).sort(descending=True, stable=True)
+        scaled = (logits - highest).double() / self.temperature
+        probabilities, ids = scaled.softmax(dim=-1).sort(descending=True, stable=True)
         kept = probabilities.cumsum(dim=-1) - probabilities < self.top_p
         kept[0] = True
         if self.top_k is not None:

@@ -105,8 +105,8 @@ class Tally:
             loss=loss,
             perplexity=Estimate(*(None if x is None else _exp(x) for x in (loss.value, loss.low, loss.high))),  # type: ignore[arg-type]  # the value is a number
             bits_per_byte=estimate(nll / NATS_PER_BIT, text_bytes) if n_bytes else None,
-            top1=estimate(top1, tokens),
-            top5=estimate(top5, tokens),
+            top1=_share(estimate(top1, tokens)),
+            top5=_share(estimate(top5, tokens)),
             tokens=int(tokens.sum()),
             text_bytes=n_bytes if self._lengths is not None else None,
             documents=int(is_scored.sum()),
@@ -125,6 +125,13 @@ def estimate(of: NDArray[Any], by: NDArray[Any]) -> Estimate:
         return Estimate(ratio, None, None)
     spread = _NORMAL_95 * math.sqrt(n / (n - 1) * float(np.square(of - ratio * by).sum())) / total
     return Estimate(ratio, ratio - spread, ratio + spread)
+
+
+def _share(of: Estimate) -> Estimate:
+    """Within 0 and 1, as a share is."""
+    if of.low is None or of.high is None:
+        return of
+    return Estimate(of.value, max(0.0, of.low), min(1.0, of.high))
 
 
 def _exp(x: float) -> float:

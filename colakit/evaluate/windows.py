@@ -17,6 +17,8 @@ from colakit.data.store import DocumentStore
 from colakit.loss import IGNORE
 
 _CAPPED_SEED = 0
+_BYTES_PER_TOKEN = 4
+"""About: a limit on tokens is one on bytes where every tokenizer is to read the same documents."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class SlidingWindows(Windows):
 
     Every token of a document is a target once, the first window's all of them, then each window's last `stride`, so
     that a target behind the first window sees `seq_len` − `stride` tokens of its document at least. Of documents with
-    more than `max_tokens` tokens together, a fixed random choice. Long windows come first, and like ones together.
+    more bytes together than about `max_tokens` tokens have, a fixed random choice, whatever the tokenizer. Long windows
+    come first, and like ones together.
     """
 
     def __init__(
@@ -93,11 +96,11 @@ class SlidingWindows(Windows):
             for number, source in enumerate(self._sources)
             for document in np.flatnonzero(source.chosen & (source.store.lengths > 0))
         ]
-        lengths = np.array([self._sources[number].store.lengths[document] for number, document in found])
-        if max_tokens is None or lengths.sum() <= max_tokens:
+        sizes = np.array([self._sources[number].store.facts.n_bytes[document] for number, document in found])
+        if max_tokens is None or sizes.sum() <= (most := _BYTES_PER_TOKEN * max_tokens):
             return iter(found)
         order = permutation(len(found), _CAPPED_SEED)
-        n_taken = max(1, int(np.searchsorted(lengths[order].cumsum(), max_tokens, side="right")))
+        n_taken = max(1, int(np.searchsorted(sizes[order].cumsum(), most, side="right")))
         return iter([found[i] for i in sorted(order[:n_taken].tolist())])
 
     def __len__(self) -> int:

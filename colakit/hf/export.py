@@ -2,8 +2,10 @@
 
 import ast
 import json
+import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,12 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import GenerationConfig
-from transformers.utils import CONFIG_NAME, logging
+from transformers.utils import CONFIG_NAME
 
 from colakit.build import lm_config
 from colakit.errors import RunError
 from colakit.hf.configuration_colakit import ColakitConfig
 from colakit.hf.modeling_colakit import WEIGHTS_FILE, ColakitForCausalLM
+from colakit.hf.quiet import without_a_bar
 from colakit.records.base import SCHEMA_VERSION, to_json
 from colakit.records.export import ExportRecord
 from colakit.train.runs import ORIGIN_FILE, RunFolder
@@ -37,8 +40,8 @@ def export(saved: SavedModel, out: Path, *, standalone: bool) -> ExportRecord:
     """
     with _whole_folder(out) as folder:
         model = hf_model(saved, standalone=standalone)
-        with _without_a_bar():
-            model.save_pretrained(folder)
+        with without_a_bar():
+            model.save_pretrained(folder, max_shard_size="1TB")  # one file, which every command reads
         # safetensors makes its files readable for their owner alone.
         (folder / WEIGHTS_FILE).chmod((folder / CONFIG_NAME).stat().st_mode)
         write_tokenizer(saved, folder)
@@ -81,6 +84,8 @@ def write_tokenizer(saved: SavedModel, folder: Path) -> None:
         "pad_token": saved.tokenizer.eot_token,
         "padding_side": "left",
         "model_max_length": saved.config.model.seq_len,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "split_special_tokens": True,  # a text that says "<|endoftext|>" is text, as in training
     }
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -90,6 +95,7 @@ def _write_origin(saved: SavedModel, folder: Path) -> None:
         "schema": SCHEMA_VERSION,
         "preset": saved.config.preset,
         "steps": saved.steps,
+        "tokenizer_fingerprint": saved.tokenizer.text_fingerprint,
         "data_fingerprint": saved.origin.fingerprint if saved.origin is not None else None,
         "run": saved.config.model_dump(),
     }
@@ -130,16 +136,11 @@ def _imports(source: str) -> Iterator[ast.ImportFrom]:
         assert not (isinstance(node, ast.Import) and any(n.name.split(".")[0] == "colakit" for n in node.names))
 
 
-@contextmanager
-def _without_a_bar() -> Iterator[None]:
-    """Inside, transformers shows no progress of what takes no time."""
-    was_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if was_shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+def _umask() -> int:
+    """What the system leaves out of the permissions of a new folder; a temporary one has none but its owner's."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 @contextmanager
@@ -147,11 +148,11 @@ def _whole_folder(out: Path) -> Iterator[Path]:
     """A folder to fill that becomes `out` once it is whole."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: exists and is not an empty folder. Give another one; nothing was overwritten.")
-    aside = out.absolute().with_name(f".{out.absolute().name}.partial")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.absolute().name}.", dir=out.absolute().parent))
         try:
+            aside.chmod(0o777 & ~_umask())
             yield aside
             if out.is_dir():
                 out.rmdir()

@@ -1,6 +1,6 @@
 """lm-evaluation-harness on a model: its tasks by name, or by a YAML file of one's own."""
 
-import logging
+import re
 import sys
 import tempfile
 from contextlib import redirect_stdout
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from colakit.errors import ConfigError, DataError, Problem
+from colakit.evaluate.foreign import ForeignModel
 from colakit.hf.export import hf_model, write_tokenizer
-from colakit.hf.opening import ForeignModel
 from colakit.records.tasks import TaskScore, TasksRecord
 from colakit.train.saved import SavedModel
 
+_GROUP = re.compile(r"^group:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
 _INSTALL = "Install it: pip install 'colakit[eval]'."
 
 
@@ -33,16 +34,19 @@ def run_tasks(
     is not, DataError for one whose data cannot be had.
     """
     check_harness(tasks)
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
     from transformers import AutoTokenizer
 
     names = [name for name in map(str.strip, tasks.split(",")) if name]
+    if not names:
+        raise ConfigError([Problem("--tasks", tasks, "no task is named", "Give a task's name, or the file of one.")])
     # Its own tasks are thousands of files to look through: not where all that is asked for are files of the user's.
-    manager = TaskManager(include_defaults=not all(map(_is_file, names)))
-    loaded = [task for name in names for task in _load(manager, name)]
+    # A group names the tasks beside it.
+    folders = [str(Path(name).absolute().parent) for name in names if _group(name)]
+    manager = TaskManager(include_defaults=not all(map(_is_file, names)), include_path=folders or None)
+    wanted = [each for name in names for each in _find(manager, name)]
     if isinstance(opened, SavedModel):
         model: Any = hf_model(opened, standalone=False)
         model.to(opened.machine.device).eval()
@@ -54,7 +58,7 @@ def run_tasks(
     with redirect_stdout(sys.stderr):  # it prints how it chooses a batch
         found = simple_evaluate(
             model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size or "auto"),
-            tasks=loaded,
+            tasks=wanted,
             limit=limit,
             task_manager=manager,
             log_samples=False,
@@ -73,28 +77,38 @@ def _is_file(name: str) -> bool:
     return Path(name).suffix in (".yaml", ".yml")
 
 
-def _load(manager: Any, name: str) -> list[Any]:  # Any: the harness's own types
-    """The tasks that `name` stands for, with their data."""
+def _group(name: str) -> str | None:
+    """What a file's group of tasks is called; None where it is none."""
+    path = Path(name)
+    found = _GROUP.search(path.read_text("utf-8", "replace")) if _is_file(name) and path.is_file() else None
+    return found[1] if found is not None else None
+
+
+def _find(manager: Any, name: str) -> list[str]:  # Any: the harness's own type
+    """What the harness calls the tasks that `name` stands for; their data is there."""
     if _is_file(name):
         if not Path(name).is_file():
             raise ConfigError([Problem("--tasks", name, "there is no such file", "Give the file of a task.")])
-        name = str(Path(name).absolute())
-    elif not manager.match_tasks([name]):
+        found = [_group(name) or str(Path(name).absolute())]
+    elif not (found := list(manager.match_tasks([name]))):
         fix = "Give a task's name (`lm-eval ls tasks` lists them), or the .yaml file of one of your own."
         raise ConfigError([Problem("--tasks", name, "the harness has no such task", fix)])
     try:
-        return list(manager.load([name])["tasks"].values())
+        manager.load(found)
     except Exception as error:  # whatever the harness, datasets or the hub's client raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DataError(
-            f"--tasks {name}: it or its data cannot be had ({type(error).__name__}: {reason}). A task by name is "
-            "downloaded from the Hugging Face hub; without a network, give a .yaml file with data of its own."
-        ) from error
+        told = f"--tasks {name} cannot be read ({type(error).__name__}: {' '.join(str(error).split()).rstrip('.')})."
+        advice = (
+            "Mend the file, or put the data it names in its place."
+            if _is_file(name)
+            else "Its data comes from the Hugging Face hub; without a network, give a .yaml file with data of its own."
+        )
+        raise DataError(f"{told} {advice}") from error
+    return found
 
 
 def _scores(found: dict[str, Any]) -> list[TaskScore]:  # Any: the harness's own report
     scores = []
-    for task, metrics in found["results"].items():
+    for task, metrics in {**found["results"], **found.get("groups", {})}.items():
         for key, value in metrics.items():
             metric, _, kind = key.partition(",")
             if not kind or metric.endswith("_stderr") or not isinstance(value, int | float):
@@ -106,7 +120,7 @@ def _scores(found: dict[str, Any]) -> list[TaskScore]:  # Any: the harness's own
                     metric=metric if kind == "none" else f"{metric} ({kind})",
                     value=float(value),
                     stderr=float(stderr) if isinstance(stderr, int | float) else None,
-                    examples=int(found["n-samples"][task]["effective"]),
+                    examples=found["n-samples"].get(task, {}).get("effective"),
                     shots=int(found["n-shot"].get(task, 0)),
                 )
             )

@@ -6,6 +6,7 @@ An export made with ``--standalone`` carries this file and what it imports of co
 Shapes: B batch, T time, S tokens with those of the cache, V vocab.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.hub import cached_file
 
 from colakit.hf.configuration_colakit import ColakitConfig
+from colakit.model.cache import NoCache
 from colakit.model.lm import LM
 from colakit.products import use_fastest
 
@@ -33,16 +35,18 @@ class ColakitForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
     base_model_prefix = "model"
     main_input_name = "input_ids"
     _supports_sdpa = True
-    _supports_cache_class = True
     _no_split_modules = ["Block"]  # noqa: RUF012  (transformers' own way of writing it)
 
-    def __init__(self, config: ColakitConfig) -> None:
+    def __init__(self, config: ColakitConfig, *, is_drawn: bool = True) -> None:
+        """With `is_drawn` unset the weights are left to who fills them. Raises ValueError for what it has not."""
         super().__init__(config)
+        if self.config._attn_implementation not in _USES_SDPA:
+            raise ValueError("attn_implementation: this model attends by PyTorch's SDPA alone")
         self.model: LM = LM(config.lm_config())
         self.post_init()  # type: ignore[no-untyped-call]
         if self.model.tok_embed.weight.device.type == "cpu":
             use_fastest()
-        if not self.model.tok_embed.weight.is_meta:
+        if is_drawn and not self.model.tok_embed.weight.is_meta:
             self.model.init_weights(int(torch.randint(2**31, ())))
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -64,26 +68,26 @@ class ColakitForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         dtype = options.pop("dtype", None) or options.pop("torch_dtype", None)
         device = _one_device(options.pop("device_map", None))
         with_info = bool(options.pop("output_loading_info", False))
-        if options.pop("attn_implementation", None) not in _USES_SDPA:
-            raise ValueError("attn_implementation: this model attends by PyTorch's SDPA alone")
         if config is None:
             config, options = ColakitConfig.from_pretrained(
                 pretrained_model_name_or_path, return_unused_kwargs=True, **hub, **options
             )
-        unknown = [name for name, value in options.items() if value not in (None, False) and name not in _UNDERSTOOD]
+        unknown = [name for name, value in options.items() if value is not None and name not in _UNDERSTOOD]
         if unknown:
             raise ValueError(f"not options of {cls.__name__}.from_pretrained: {', '.join(sorted(unknown))}")
-        path = cached_file(str(pretrained_model_name_or_path), WEIGHTS_FILE, **hub)
-        assert path is not None  # a file that is missing is an error
-        model = cls(config)
+        tensors = _read_weights(str(pretrained_model_name_or_path), hub)
+        if dtype in (None, "auto"):
+            dtype = next(iter(tensors.values())).dtype
+        with torch.random.fork_rng(devices=[]):  # PyTorch's own modules draw, whatever is made of it
+            model = cls(config, is_drawn=False).to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
         try:
-            model.load_state_dict(load_file(path))
+            model.load_state_dict(tensors)
         except RuntimeError as error:
-            raise OSError(f"{path} does not fit the configuration beside it. {error}") from error
-        if dtype not in (None, "auto"):
-            model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+            raise OSError(
+                f"{pretrained_model_name_or_path}: its weights do not fit the configuration beside them. {error}"
+            ) from error
         model.config.name_or_path = str(pretrained_model_name_or_path)
-        model.to(device).eval()  # type: ignore[arg-type]  # its wrapper loses the signature
+        model.to(device).eval()
         if cached_file(
             str(pretrained_model_name_or_path),
             "generation_config.json",
@@ -130,9 +134,11 @@ class ColakitForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
                 f"this model takes input_ids and gives logits; not for it: {', '.join(asked) or 'no input'}"
             )
         if use_cache is None:
-            use_cache = self.config.use_cache and not self.training
+            use_cache = self.config.use_cache and not torch.is_grad_enabled()
+        if getattr(past_key_values, "is_compileable", False):
+            raise ValueError("this model needs a cache that grows, as DynamicCache does, not one of fixed length")
         if past_key_values is None:
-            past_key_values = DynamicCache() if use_cache else _NoCache()
+            past_key_values = DynamicCache() if use_cache else NoCache()
         hidden = self._hidden(input_ids, attention_mask, position_ids, past_key_values)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.model.head(hidden[:, kept])
@@ -153,23 +159,25 @@ class ColakitForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
             if mask.shape != (len(tokens), past + n_new):
                 shape = [len(tokens), past + n_new]
                 raise ValueError(f"attention_mask must be {shape}, which tells padding, not {list(mask.shape)}")
+            if mask.is_floating_point() and not bool(((mask == 0) | (mask == 1)).all()):
+                raise ValueError("attention_mask must hold 0 for padding and 1 for what is read")
             mask = mask.bool()
             # Padding behind a text is seen by no token of it.
             is_behind = mask[:, 1:] <= mask[:, :-1] if past == 0 else mask
             mask = None if bool(is_behind.all()) else mask
         if mask is None and positions is None:
-            return self.model.hidden(tokens) if isinstance(cache, _NoCache) else self.model.extend(tokens, cache)
+            return self.model.hidden(tokens) if isinstance(cache, NoCache) else self.model.extend(tokens, cache)
         return self.model.extend(tokens, cache, mask, positions)
 
 
-class _NoCache:
-    """Keeps nothing."""
-
-    def update(self, keys: Tensor, values: Tensor, _layer: int, /) -> tuple[Tensor, Tensor]:
-        return keys, values
-
-    def get_seq_length(self) -> int:
-        return 0
+def _read_weights(place: str, hub: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of one file, or of those that an index names. Raises OSError where there are none."""
+    index = cached_file(place, f"{WEIGHTS_FILE}.index.json", _raise_exceptions_for_missing_entries=False, **hub)
+    whole = cached_file(place, WEIGHTS_FILE, _raise_exceptions_for_missing_entries=index is None, **hub)
+    if whole is not None or index is None:
+        return load_file(str(whole))
+    names = sorted(set(json.loads(Path(index).read_text("utf-8"))["weight_map"].values()))
+    return {k: v for name in names for k, v in load_file(str(cached_file(place, name, **hub))).items()}
 
 
 def _is_set(options: dict[str, Any], name: str) -> bool:

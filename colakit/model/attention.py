@@ -53,13 +53,13 @@ class Attention(nn.Module):
         q = self.rope(self.q_norm(self._heads(q, self.n_heads)), angles)  # [B, H, T, E]
         k = self.rope(self.k_norm(self._heads(k, self.n_kv_heads)), angles)  # [B, K, T, E]
         v = self.v_norm(self._heads(v, self.n_kv_heads))
+        dropout = self.attention_dropout if self.training else 0.0
         if isinstance(context, Cached):
             k, v = context.cache.update(k, v, self.depth)  # [B, K, S, E]
         if isinstance(context, Cached) and (context.visible is not None or k.shape[2] != q.shape[2]):
-            o = see(q, k, v, context.visible)
+            o = see(q, k, v, context.visible, dropout)
         else:
-            documents = context.documents if isinstance(context, Packed) else None
-            o = self.attend(q, k, v, self.attention_dropout if self.training else 0.0, documents)
+            o = self.attend(q, k, v, dropout, context.documents if isinstance(context, Packed) else None)
         out: Tensor = self.output_dropout(self.out(o.transpose(1, 2).flatten(2))[0])  # [B, T, H·E] → [B, T, D]
         return out
 

@@ -46,6 +46,8 @@ class KVCache:
                 values.new_empty(batch, heads, self.max_len, width),
             )
             self._stored[layer] = stored
+        if keys.shape[0] != stored[0].shape[0]:
+            raise ValueError(f"the cache holds {stored[0].shape[0]} rows, not {keys.shape[0]}")
         for kept, new in zip(stored, (keys, values), strict=True):
             kept[:, :, start:stop] = new
         self._lengths[layer] = stop
@@ -82,6 +84,18 @@ class _InPlace:
 
     def get_seq_length(self) -> int:
         raise NotImplementedError("known on the device alone")
+
+
+class NoCache:
+    """Keeps nothing: for tokens that are read with padding, or from positions of their own, and not gone on from."""
+
+    def update(self, keys: Tensor, values: Tensor, _layer: int, /) -> tuple[Tensor, Tensor]:
+        """What it was given."""
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        """None."""
+        return 0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from colakit.model.attention import Attention
 from colakit.model.backends import attention_backend, outside_graphs
 from colakit.model.block import Block, Context, GatedResidual
-from colakit.model.cache import Cached, KeyValues, visible_tokens
+from colakit.model.cache import Cached, KeyValues, NoCache, visible_tokens
 from colakit.model.config import LMConfig
 from colakit.model.documents import Documents, Packed
 from colakit.model.init import HEAD_GAIN, init_embedding, init_fan, init_projections
@@ -92,8 +92,9 @@ class LM(nn.Module):
         # Rows of length 1 are scaled to a mean square of 1 here, so that Adam's steps are large beside them and one
         # matrix can serve as embedding and as head.
         x: Tensor = self.tok_embed(tokens) * math.sqrt(self.config.d_model)
-        # Without gradients nothing is kept for a backward pass that would have to be given up again.
-        run_block = self.run_block if torch.is_grad_enabled() else plain
+        # Without gradients nothing is kept for a backward pass; and a cache would keep what is computed again twice.
+        keeps = isinstance(context, Cached) and not isinstance(context.cache, NoCache)
+        run_block = self.run_block if torch.is_grad_enabled() and not keeps else plain
         if self._compiled_block is not None and self.training:
             run_block = self._compiled_block
         for block in self.blocks:

@@ -15,7 +15,8 @@ class TaskScore:
     """With the filter that answers went through, where it is not ``none``."""
     value: float
     stderr: float | None
-    examples: int
+    examples: int | None
+    """None of a group, which has those of its tasks."""
     shots: int
 
 

@@ -22,8 +22,8 @@ _METRICS: dict[str, tuple[Callable[[Scores], Estimate | None], str]] = {
 
 def evaluation_table(record: EvaluationRecord) -> Table:
     """The metrics of a whole text, and of each of its sources beside it."""
-    step = f", model of step {record.step:,}" if record.step is not None else ""
-    table = new_table(f"{'held-out split' if record.is_held_out else record.data}{step}")
+    step = f", step {record.step:,}" if record.step is not None else ""
+    table = new_table(f"{record.model}{step}, on {'what is held out of ' if record.is_held_out else ''}{record.data}")
     columns = {"all": record.scores, **record.sources} if record.sources else {"": record.scores}
     add_name_column(table, "")
     for name in columns:
@@ -71,19 +71,21 @@ def export_table(record: ExportRecord) -> Table:
     table.add_row("preset", record.preset)
     table.add_row("step", "n/a" if record.step is None else f"{record.step:,}")
     table.add_row("parameters", f"{record.parameters:,} ({human_count(record.parameters)})")
-    table.add_row("files", ", ".join(record.files))
+    code = ", colakit's code among them" if record.is_standalone else ""
+    table.add_row("files", f"{len(record.files)}{code}")
     return table
 
 
 def tasks_table(record: TasksRecord) -> Table:
     """The harness's scores, a metric a row."""
-    step = f", model of step {record.step:,}" if record.step is not None else ""
-    table = new_table(f"lm-evaluation-harness {record.harness}{step}")
+    step = f", step {record.step:,}" if record.step is not None else ""
+    table = new_table(f"{record.model}{step}, by lm-evaluation-harness {record.harness}")
     for name in ("task", "metric"):
         add_name_column(table, name)
     for name in ("value", "± stderr", "examples", "shots"):
         add_number_column(table, name)
     for s in record.scores:
         stderr = "n/a" if s.stderr is None else f"{s.stderr:.4f}"
-        table.add_row(s.task, s.metric, f"{s.value:.4f}", stderr, f"{s.examples:,}", str(s.shots))
+        examples = "" if s.examples is None else f"{s.examples:,}"
+        table.add_row(s.task, s.metric, f"{s.value:.4f}", stderr, examples, str(s.shots))
     return table

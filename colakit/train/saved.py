@@ -8,11 +8,12 @@ from pathlib import Path
 from colakit.build import Machine, build_model, pick_machine
 from colakit.checkpoint.folders import Checkpoints, step_of
 from colakit.checkpoint.model_file import load_model
+from colakit.config.load import override
 from colakit.config.schema import DataConfig, RunConfig
 from colakit.data.prepare import PreparedData, prepare
 from colakit.data.tokenise import Watch, unwatched
 from colakit.data.tokenizer import Tokenizer, read_tokenizer
-from colakit.errors import CheckpointError
+from colakit.errors import CheckpointError, ConfigError, Problem
 from colakit.evaluate.evaluation import Subject, fitting_batch
 from colakit.evaluate.scores import LMScorer
 from colakit.model.lm import LM
@@ -65,11 +66,15 @@ class SavedModel:
         """Tokens that it can see."""
         return self.seq_len
 
+    def stride(self, _seq_len: int) -> int | None:
+        """How far windows move on unless told: None, since packed is how it was trained."""
+        return None
+
     def subject(self) -> Subject:
         """What is evaluated."""
-        return Subject(
-            str(self.place), self.config.preset, self.steps, self.machine, LMScorer(self.model, self.machine)
-        )
+        scorer = LMScorer(self.model, self.machine)
+        tokenizer = self.tokenizer.source
+        return Subject(str(self.place), self.config.preset, self.steps, tokenizer, self.machine, scorer)
 
     def fitting_batch(self, seq_len: int) -> int:
         """Windows of `seq_len` tokens that fit at once."""
@@ -83,21 +88,24 @@ def open_saved(path: Path) -> SavedModel:
     CheckpointError where there is none, or a file of it is not what was written.
     """
     folder, checkpoint = _find(path)
-    check_whole(checkpoint)
+    if checkpoint != folder.root:
+        check_whole(checkpoint)
     config = for_this_machine(folder.load_config())
+    if not folder.tokenizer.is_dir():
+        raise CheckpointError(f"{folder.tokenizer}, the run's tokenizer, is missing. Copy it back.")
     tokenizer = read_tokenizer(folder.tokenizer, source=config.data.tokenizer)
     check_vocabulary(path, tokenizer, config.model.vocab_size)
     if not is_the_same(tokenizer, folder.data):
         raise CheckpointError(
             f"{folder.tokenizer} holds another tokenizer than {path} was trained with. Put that one back."
         )
-    fingerprint = read_json(checkpoint / STATE_FILE)["data"]["fingerprint"]
+    steps, fingerprint = _come_to(folder, checkpoint)
     machine = pick_machine(config)
     model = build_model(config, machine)
     load_model(model, checkpoint)
     model.eval()
     origin = Origin(folder.root, fingerprint, folder.data)
-    return SavedModel(path, config, machine, model, tokenizer, folder.tokenizer, step_of(checkpoint), origin)
+    return SavedModel(path, config, machine, model, tokenizer, folder.tokenizer, steps, origin)
 
 
 def held_out_of(saved: SavedModel, sets: Sequence[str] = (), watch: Watch = unwatched) -> PreparedData:
@@ -107,7 +115,9 @@ def held_out_of(saved: SavedModel, sets: Sequence[str] = (), watch: Watch = unwa
     `sets` that say more than where it lies.
     """
     if saved.origin is None:
-        raise CheckpointError(f"{saved.place} does not say what it was trained on. Give a text to evaluate on: --data.")
+        raise CheckpointError(
+            f"{saved.place} does not say what it was trained on. Give a text, or a run: --data PATH|RUN."
+        )
     config = with_moved_data(saved.config, sets)
     config = config.model_copy(
         update={"data": config.data.model_copy(update={"tokenizer": str(saved.tokenizer_folder)})}
@@ -136,10 +146,16 @@ def held_out_for(
     return prepare(data, seq_len=seq_len, vocab_size=vocab_size, watch=watch)
 
 
-def text_at(path: str, like: DataConfig) -> DataConfig:
-    """The files at `path`, all of them, read and packed as `like` says."""
+def text_at(path: str, like: DataConfig, sets: Sequence[str]) -> DataConfig:
+    """The files at `path`, all of them, read and packed as `like` says, but for ``--set`` strings over it.
+
+    Raises ConfigError for `sets` that are not of ``data``.
+    """
     place = {"source": "files", "path": str(Path(path).expanduser().absolute())}
-    return like.model_copy(update={"sources": {}, "stages": (), "part": None, "max_mb": None, **place})
+    whole = like.model_copy(update={"sources": {}, "stages": (), "part": None, "max_mb": None, **place})
+    if others := [item for item in sets if not item.strip().startswith("data.")]:
+        raise ConfigError([Problem("--set", others[0], "a text is read as data.… says", "Leave it out.")])
+    return override(RunConfig(data=whole), sets).data if sets else whole
 
 
 def for_this_machine(config: RunConfig) -> RunConfig:
@@ -161,6 +177,14 @@ def check_vocabulary(place: Path, tokenizer: Tokenizer, vocab_size: int) -> None
         )
 
 
+def _come_to(folder: RunFolder, checkpoint: Path) -> tuple[int | None, str]:
+    """The steps that a model has made, and the fingerprint of the data it saw."""
+    if checkpoint != folder.root:
+        return step_of(checkpoint), str(read_json(checkpoint / STATE_FILE)["data"]["fingerprint"])
+    steps = read_json(folder.summary).get("steps") if folder.summary.is_file() else None
+    return steps, str(read_json(folder.data).get("fingerprint"))
+
+
 def is_the_same(tokenizer: Tokenizer, described: Path) -> bool:
     """Whether `tokenizer` is the one that file `described` tells of, as far as it does."""
     try:
@@ -171,11 +195,7 @@ def is_the_same(tokenizer: Tokenizer, described: Path) -> bool:
 
 
 def _find(path: Path) -> tuple[RunFolder, Path]:
-    """The run of `path`, and the checkpoint that is meant."""
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such folder. Give the folder of a run, a checkpoint or an exported model.")
-    if path.is_file():
-        raise CheckpointError(f"{path} is a file. Give the folder of a run, a checkpoint or an exported model.")
+    """The run of `path`, and the folder whose weights are meant: a checkpoint, or the run itself."""
     resolved = path.resolve()
     if resolved.name.startswith(".step-"):
         raise CheckpointError(f"{path} is a checkpoint that was not finished. Give another one of its run.")
@@ -187,6 +207,8 @@ def _find(path: Path) -> tuple[RunFolder, Path]:
     folder = RunFolder(path)
     folder.load_config()  # refuses what is no run folder
     newest = Checkpoints(folder.checkpoints).newest()
+    if newest is None and folder.model.is_file():
+        return folder, folder.root  # its checkpoints were removed, and the model it ended with was not
     if newest is None:
         raise CheckpointError(f"{path} has no checkpoint: nothing was trained yet.")
     return folder, newest

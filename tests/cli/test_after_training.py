@@ -126,6 +126,70 @@ def test_another_model_is_compared_on_a_run_s_held_out_split(tiny_run: Path, tmp
     assert colakit("eval", str(other), "--spectrum", "--data", str(tiny_run)).code == 2
 
 
+def test_another_model_is_scored_as_it_would_score_itself(tiny_run: Path, tmp_path: Path, colakit: Run) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from colakit.data.tokenizer import read_tokenizer
+
+    other = llama(tmp_path / "llama", tiny_run / "tokenizer")
+    text = tmp_path / "mine.txt"
+    text.write_text("word1 and word2, word3 and 4", encoding="utf-8")
+    tokenizer = read_tokenizer(other, source="x")
+    ids = [tokenizer.eot_id, *tokenizer.encode_batch([text.read_text()])[0], tokenizer.eot_id]
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(other)(torch.tensor([ids])).logits[0, :-1]
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]))
+    assert len(ids) < 30
+    record = evaluation(colakit, str(other), "--data", str(text))
+    assert record["scores"]["loss"]["value"] == pytest.approx(float(expected), rel=1e-5)
+    assert (record["stride"], record["seq_len"], record["tokenizer"]) == (30, 30, str(other))
+
+
+@pytest.mark.parametrize("how", ["data.attend_across_documents=false", 'data.packing="pad"'])
+def test_a_text_is_read_as_the_run_read_its_own(tmp_path: Path, colakit: Run, how: str) -> None:
+    """All that a run holds out, as a text of its own: the same documents, packed the same way."""
+    corpus = write_corpus(tmp_path / "poems.jsonl")
+    run(tmp_path / "run", make_config(corpus, how, "data.val_fraction=0.5", "train.eval_tokens=100000"))
+    held_out = evaluation(colakit, str(tmp_path / "run"))
+    from colakit.data.split import Side
+    from colakit.train.saved import held_out_of, open_saved
+
+    sides = held_out_of(open_saved(tmp_path / "run")).sources[0].sides
+    lines = [line for line, side in zip(corpus.read_text().splitlines(), sides, strict=True) if side == Side.HELD_OUT]
+    (tmp_path / "held.jsonl").write_text("\n".join(lines))
+    record = evaluation(colakit, str(tmp_path / "run"), "--data", str(tmp_path / "held.jsonl"))
+    assert record["scores"]["tokens"] == held_out["scores"]["tokens"]
+    assert record["scores"]["loss"]["value"] == pytest.approx(held_out["scores"]["loss"]["value"], rel=1e-6)
+    (tmp_path / "other.jsonl").write_text(json.dumps({"body": "word1 and 3"}) + "\nno json\n")
+    more = ["--on-bad-record", "skip", "--set", 'data.text_field="body"']
+    assert evaluation(colakit, str(tmp_path / "run"), "--data", str(tmp_path / "other.jsonl"), *more)["scores"][
+        "tokens"
+    ]
+
+
+def test_a_run_whose_checkpoints_were_removed_has_its_model_still(copy: Path, colakit: Run) -> None:
+    before = evaluation(colakit, str(copy))
+    shutil.rmtree(copy / "checkpoints")
+    after = evaluation(colakit, str(copy))
+    assert (after["scores"], after["step"]) == (before["scores"], 8)
+    shutil.rmtree(copy / "tokenizer")
+    assert "the run's tokenizer, is missing. Copy it back" in " ".join(colakit("eval", str(copy)).err.split())
+    (copy / "model.safetensors").unlink()
+    assert "has no checkpoint" in colakit("eval", str(copy)).err
+
+
+def test_a_diverged_model_is_told(copy: Path, colakit: Run) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.rmtree(copy / "checkpoints")
+    tensors = load_file(copy / "model.safetensors")
+    tensors["norm.weight"][:] = float("nan")
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    outcome = colakit("eval", str(copy))
+    assert outcome.code == 2
+    assert "outputs are not finite" in outcome.err
+
+
 def test_sources_are_evaluated_apart(tmp_path: Path, colakit: Run) -> None:
     write_corpus(tmp_path / "poems.jsonl")
     numbers = [json.dumps({"text": " ".join(str(i * j % 97) for j in range(60))}) for i in range(40)]
@@ -184,8 +248,10 @@ def test_generation_streams_and_is_reproducible(tiny_run: Path, colakit: Run) ->
     shown = colakit(*options)
     assert shown.out == f"word3 and{record['text']}\n"
     assert "tokens/s" in shown.err
-    greedy = [json.loads(colakit(*options, "--json", "--temperature", "0", "--seed", s).out)["text"] for s in "01"]
-    assert greedy[0] == greedy[1]
+    greedy = [*options[:6], "--json", "--temperature"]
+    texts = [json.loads(colakit(*greedy, *how).out)["text"] for how in (["0"], ["0", "--seed", "1"], ["1e-40"])]
+    assert len(set(texts)) == 1
+    assert "read anew for every token" in colakit(*options[:4], "--max-tokens", "30").err
 
 
 def test_generation_shows_whole_characters_and_stops_at_the_end_of_text(
@@ -224,7 +290,14 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "stride": (["eval", "{run}", "--stride", "25"], "--stride = 25: a window holds 24 tokens at most"),
     "window": (["eval", "{run}", "--seq-len", "25"], "--seq-len = 25: a window holds 24 tokens at most"),
     "no text": (["eval", "{run}", "--data", "nowhere.txt"], "nowhere.txt"),
-    "set beside data": (["eval", "{run}", "--data", "{run}", "--set", "data.path=x"], "Leave it out with --data"),
+    "set beside data": (["eval", "{run}", "--data", "{run}", "--set", "data.path=x"], "says what its data is"),
+    "set of a text": (["eval", "{run}", "--data", "{run}/data.json", "--set", "train.seed=1"], "as data.… says"),
+    "greedy and top-k": (
+        ["generate", "{run}", "--prompt", "a", "--temperature", "0", "--top-k", "3"],
+        "Leave them out",
+    ),
+    "bytes": (["generate", "{run}", "--prompt", "\udcff"], "it is not UTF-8"),
+    "no task": (["eval", "{run}", "--tasks", ""], "no task is named"),
     "stride of a spectrum": (["eval", "{run}", "--spectrum", "--stride", "3"], "not used with --spectrum"),
     "data of tasks": (["eval", "{run}", "--tasks", "a.yaml", "--data", "x"], "not used with --tasks"),
     "limit without tasks": (["eval", "{run}", "--limit", "3"], "not used without --tasks"),

@@ -170,8 +170,11 @@ def test_of_more_than_the_most_tokens_a_part_is_taken_the_same_each_time(tmp_pat
         return sum(d >= 0 for documents in taken(most) for d in documents)
 
     assert scored(None) == total - (stride is None)  # nothing stands before a stream's first token
-    assert 0 < scored(40) <= 40
-    assert taken(40) == taken(40)
+    # Documents are taken by their bytes, of which a token of these has one.
+    most = 40 if stride is None else 10
+    assert 5 < scored(most) <= 40 + sum(n > 0 for n in LENGTHS) * (stride is not None)
+    assert taken(most) == taken(most)
+    assert taken(most) != taken(None)
     assert scored(1) > 0
 
 
@@ -334,3 +337,56 @@ def test_gzip_is_at_its_best() -> None:
     text = b"".join(TOKEN_BYTES[i] for i in letters.flatten().tolist())
     best, fast = (8 * len(gzip.compress(text, level, mtime=0)) / len(text) for level in (9, 1))
     assert gzip_bits_per_byte([Batch(letters, letters)], TOKEN_BYTES) == best != fast
+
+
+def test_the_documents_that_a_limit_leaves_are_the_same_for_every_tokenizer(tmp_path: Path) -> None:
+    """Of texts of equal bytes, whatever number of tokens they are."""
+
+    def taken(factor: int) -> set[int]:
+        lengths = [factor * n for n in (3, 8, 5, 2, 9, 4, 7, 6)]
+        source = make_source(tmp_path / str(factor), lengths)
+        source.store.facts.n_bytes[:] = [30, 80, 50, 20, 90, 40, 70, 60]
+        windows = SlidingWindows([source], seq_len=SEQ_LEN, stride=4, eot_id=EOT, max_tokens=50)
+        return {d for i in range(len(windows)) for d in windows[i].documents.tolist() if d >= 0}
+
+    few, many = taken(1), taken(3)
+    assert few == many
+    assert 2 < len(few) < 8
+    assert few != set(range(len(few))), "a random choice"
+
+
+def test_documents_of_several_sources_are_told_apart(model: LM, tmp_path: Path) -> None:
+    sources = [make_source(tmp_path / "a"), make_source(tmp_path / "b", (12, 5), chosen=(1,))]
+    both = scores_of(model, SlidingWindows(sources, seq_len=SEQ_LEN, stride=3, eot_id=EOT, max_tokens=None))
+    for i, source in enumerate(sources):
+        alone = scores_of(model, SlidingWindows([source], seq_len=SEQ_LEN, stride=3, eot_id=EOT, max_tokens=None))
+        part = slice(0, len(LENGTHS)) if i == 0 else slice(len(LENGTHS), None)
+        assert both.tokens[part].tolist() == alone.tokens.tolist()
+        assert both.nll[part] == pytest.approx(alone.nll, rel=1e-5)
+
+
+def test_what_is_no_number_is_no_right_answer() -> None:
+    logits = torch.tensor([[1.0, float("nan"), 0.0], [2.0, 1.0, 0.0]])
+    for found in (
+        scores_of_logits(logits, torch.tensor([0, 0])),
+        scores_of_logits_(logits.clone(), torch.tensor([0, 0]), torch.empty(2, 3)),
+    ):
+        assert found.rank.tolist() == [3, 0]
+
+
+def test_the_spread_of_a_mean_is_as_cochran_has_it() -> None:
+    of, by = np.array([2.0, 9.0, 4.0]), np.array([1, 3, 2])
+    residuals = of - 2.5 * by
+    spread = 1.959964 * math.sqrt(3 / 2 * float((residuals**2).sum())) / 6
+    found = estimate(of, by)
+    assert (found.value, found.low, found.high) == pytest.approx((2.5, 2.5 - spread, 2.5 + spread))
+
+
+def test_a_share_stays_within_0_and_1_and_a_perplexity_within_floats() -> None:
+    tally = Tally(3, None)
+    tally.tokens[:], tally.top1[:], tally.top5[:] = 10, [0, 0, 1], [10, 9, 10]
+    tally.nll[:] = 1e5
+    scores = tally.scores()
+    assert scores.top1.low == 0.0
+    assert scores.top5.high == 1.0
+    assert math.isfinite(scores.perplexity.value)

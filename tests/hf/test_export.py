@@ -15,8 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import colakit.hf
 from colakit.config.load import resolve
 from colakit.errors import CheckpointError, RunError
+from colakit.evaluate.foreign import ForeignModel
 from colakit.hf.export import export, source_of
-from colakit.hf.opening import ForeignModel, open_export, open_model
+from colakit.hf.importing import open_export
+from colakit.opening import open_model
 from colakit.train.saved import SavedModel, held_out_of, open_saved
 from tests.train.tiny_runs import evaluated
 
@@ -115,6 +117,10 @@ def test_it_holds_what_generation_needs(exported: Path, tiny_run: Path) -> None:
     eot = saved.tokenizer.eot_id
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.padding_side) == (eot, eot, "left")
     assert tokenizer.model_max_length == 24
+    spelled = f"a {saved.tokenizer.eot_token} b"
+    found = tokenizer(spelled)
+    assert found["input_ids"] == saved.tokenizer.encode_batch([spelled])[0], "no text can spell its end"
+    assert found.keys() == {"input_ids", "attention_mask"}
     model = AutoModelForCausalLM.from_pretrained(exported)
     settings = model.generation_config
     assert (settings.eos_token_id, settings.pad_token_id) == (eot, eot)
@@ -186,6 +192,12 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(
     assert export(saved, tmp_path / "empty", standalone=False).step == 8
 
 
+def test_a_tokenizer_that_transformers_wrote_again_is_the_same(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "copy")
+    AutoTokenizer.from_pretrained(exported).save_pretrained(tmp_path / "copy")
+    assert open_export(tmp_path / "copy").steps == 8
+
+
 def test_damage_is_told(exported: Path, tmp_path: Path) -> None:
     def broken(name: str, content: bytes) -> Path:
         folder = tmp_path / name.replace(".", "-")
@@ -193,8 +205,12 @@ def test_damage_is_told(exported: Path, tmp_path: Path) -> None:
         (folder / name).write_bytes(content)
         return folder
 
+    folder = broken("model.safetensors", b"cut short")
     with pytest.raises(CheckpointError, match=r"is no whole model \(.*Export it again"):
-        open_model(broken("model.safetensors", b"cut short"))
+        open_model(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors\. Copy it again"):
+        open_model(folder)
     with pytest.raises(CheckpointError, match=r"colakit\.json is damaged"):
         open_model(broken("colakit.json", b"{"))
     config = json.loads((exported / "config.json").read_text())
@@ -205,6 +221,11 @@ def test_damage_is_told(exported: Path, tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "config-json")
     tokenizer = json.loads((exported / "tokenizer.json").read_text())
     n = len(tokenizer["model"]["vocab"])
+    a, b = (next(t for t, i in tokenizer["model"]["vocab"].items() if i == place) for place in (40, 41))
+    swapped = {**tokenizer, "model": {**tokenizer["model"], "vocab": {**tokenizer["model"]["vocab"], a: 41, b: 40}}}
+    with pytest.raises(CheckpointError, match="holds another tokenizer than its model was trained with"):
+        open_model(broken("tokenizer.json", json.dumps(swapped).encode()))
+    shutil.rmtree(tmp_path / "tokenizer-json")
     more = [{**tokenizer["added_tokens"][0], "id": n + i, "content": f"<more {i}>"} for i in range(400 - n)]
     tokenizer["added_tokens"] += more
     with pytest.raises(CheckpointError, match=r"its tokenizer has 400 tokens, and its model 320 rows"):

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from colakit.errors import ConfigError, DataError
 from colakit.hf.export import export
 from colakit.hf.harness import run_tasks
-from colakit.hf.opening import open_model
+from colakit.opening import open_model
 
 pytest.importorskip("lm_eval")
 
@@ -100,11 +100,13 @@ def test_the_model_is_not_changed_by_it(tiny_run: Path, task: Path) -> None:
     ("tasks", "error", "message"),
     [
         ("no_such_task_anywhere", ConfigError, "the harness has no such task"),
+        ("", ConfigError, "no task is named"),
+        (" , ", ConfigError, "no task is named"),
         ("missing.yaml", ConfigError, "there is no such file"),
         (
             "arc_easy",
             DataError,
-            r"--tasks arc_easy: it or its data cannot be had \(.*without a network, give a \.yaml file",
+            r"--tasks arc_easy cannot be read \(.*without a network, give a \.yaml file",
         ),
     ],
 )
@@ -115,5 +117,15 @@ def test_a_task_that_cannot_be_had_is_told(tiny_run: Path, tasks: str, error: ty
 
 def test_a_task_file_that_is_none_is_told(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("task: [unclosed")
-    with pytest.raises(DataError, match=r"bad\.yaml"):
+    with pytest.raises(DataError, match=r"bad\.yaml cannot be read \(.*Mend the file"):
         run_tasks(open_model(tiny_run), str(tmp_path / "bad.yaml"), limit=None, batch_size=None)
+
+
+def test_a_group_has_its_own_score(tiny_run: Path, task: Path, tmp_path: Path) -> None:
+    group = tmp_path / "words.yaml"
+    group.write_text("group: words\ntask:\n  - which_word\naggregate_metric_list:\n  - metric: acc\n")
+    scores = run_tasks(open_model(tiny_run), str(group), limit=None, batch_size=4).scores
+    found = {(s.task, s.metric): s for s in scores}
+    assert found["words", "acc"].value == found["which_word", "acc"].value
+    assert found["words", "acc"].examples is None
+    assert found["which_word", "acc"].examples == 23

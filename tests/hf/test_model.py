@@ -1,5 +1,6 @@
 """`ColakitForCausalLM`: the same numbers as the model itself, through every door of `transformers`."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -122,12 +123,18 @@ def test_the_loss_is_that_of_the_next_token_and_trains_every_weight() -> None:
     model, tokens = hf_model("cola-m"), tokens_of()
     labels = tokens.clone()
     labels[0, :4] = -100
+    assert (model.eval()(tokens, labels=labels).loss - model(tokens, labels=labels, use_cache=True).loss).abs() < 1e-5
+    model(tokens, labels=labels, use_cache=True).loss.backward()  # CoLA-M computes nothing of it twice
+    model.zero_grad()
     model.train()
     output = model(tokens, labels=labels)
     logits = model(tokens).logits[:, :-1]
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
     torch.testing.assert_close(output.loss, expected)
     assert output.past_key_values is None
+    n = torch.tensor(7)
+    summed = model(tokens, labels=labels, num_items_in_batch=n).loss
+    torch.testing.assert_close(summed, expected * (labels[:, 1:] != -100).sum() / 7)
     output.loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
@@ -160,6 +167,10 @@ def test_what_it_has_not_is_refused() -> None:
         model(tokens, output_hidden_states=True)
     with pytest.raises(ValueError, match="not for it: inputs_embeds"):
         model(tokens, inputs_embeds=torch.zeros(3, 9, 48))
+    with pytest.raises(ValueError, match="0 for padding and 1 for what is read"):
+        model(tokens, attention_mask=torch.full((3, 9), -1e4))
+    with pytest.raises(ValueError, match="a cache that grows"):
+        model.generate(tokens, max_new_tokens=2, cache_implementation="static")
     with pytest.raises(NotImplementedError, match="the vocabulary it was trained with"):
         model.resize_token_embeddings(99)
 
@@ -176,8 +187,41 @@ def test_options_of_loading(tmp_path: Path) -> None:
     assert not any(info.values())
     with pytest.raises(ValueError, match="lies on one device"):
         load(tmp_path, device_map={"a": "cpu", "b": "meta"})
-    with pytest.raises(ValueError, match="SDPA alone"):
-        ColakitForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    for loader in (load, ColakitForCausalLM.from_pretrained):
+        with pytest.raises(ValueError, match="SDPA alone"):
+            loader(tmp_path, attn_implementation="eager")
+    load(tmp_path, dtype="bfloat16").save_pretrained(tmp_path / "half")
+    for how in ({}, {"dtype": "auto"}):
+        assert {p.dtype for p in load(tmp_path / "half", **how).parameters()} == {torch.bfloat16}, "as saved"
+    with pytest.raises(ValueError, match=r"not options of .*: weights_only"):
+        load(tmp_path, config=ColakitConfig.from_pretrained(tmp_path), weights_only=False)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    load(tmp_path)
+    assert torch.equal(torch.rand(1), expected), "loading draws nothing"
+    shutil.copytree(tmp_path / "half", tmp_path / "repository" / "inner")
+    assert load(tmp_path / "repository", subfolder="inner").dtype == torch.bfloat16
+
+
+def test_a_model_in_several_files_is_read(tmp_path: Path) -> None:
+    model = hf_model()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert not (tmp_path / "model.safetensors").exists()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
+def test_dropout_of_attention_acts_on_padded_rows_too() -> None:
+    config = tiny_config("cola-smollm2", "attention_dropout=0.9")
+    model = ColakitForCausalLM(of(config)).train()
+    tokens, mask = tokens_of(2, 6), torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])
+    assert not torch.equal(*(model(tokens, attention_mask=mask).logits for _ in range(2)))
+
+
+def test_options_that_mean_nothing_together(tmp_path: Path) -> None:
+    hf_model().save_pretrained(tmp_path)
+    load = AutoModelForCausalLM.from_pretrained
     with pytest.raises(ValueError, match=r"not options of ColakitForCausalLM\.from_pretrained: variant"):
         load(tmp_path, variant="fp16")
 
@@ -187,7 +231,7 @@ def test_a_file_that_does_not_fit_names_what_is_wrong(tmp_path: Path) -> None:
     config = AutoConfig.from_pretrained(tmp_path)
     config.d_ff = 40
     config.save_pretrained(tmp_path)
-    with pytest.raises(OSError, match=r"(?s)model\.safetensors does not fit .*blocks\.0\.mlp\.gate_up_proj\.b"):
+    with pytest.raises(OSError, match=r"(?s)its weights do not fit .*blocks\.0\.mlp\.gate_up_proj\.b"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
 

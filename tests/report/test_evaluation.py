@@ -37,7 +37,7 @@ RECORD = EvaluationRecord(
 
 def test_each_figure_stands_beside_its_interval(shown) -> None:  # type: ignore[no-untyped-def]
     assert shown(evaluation_table(RECORD)) == [
-        "held-out split, model of step 2,345",
+        "runs/a, step 2,345, on what is held out of the text",
         "95 % over documents",
         "loss, nats/token  3.4568  3.4000 … 3.5123",
         "perplexity  31.71  29.96 … 33.52",
@@ -64,7 +64,7 @@ def test_sources_stand_beside_all_of_them_and_what_is_unknown_is_said(shown) -> 
     record = dataclasses.replace(RECORD, sources={"code": alone}, is_held_out=False, step=None)
     lines = shown(evaluation_table(record))
     assert lines[:3] == [
-        "the text",
+        "runs/a, on the text",
         "all  95 % over documents  code  95 % over documents",
         "loss, nats/token  3.4568  3.4000 … 3.5123  2.0000  n/a",
     ]
@@ -87,12 +87,12 @@ def test_an_export_and_tasks_have_their_figures(shown) -> None:  # type: ignore[
         "preset  cola",
         "step  n/a",
         "parameters  1,234,567 (1.23M)",
-        "files  a.py, b.json",
+        "files  2, colakit's code among them",
     ]
-    scores = (TaskScore("arc", "acc", 0.25, 0.01234, 1200, 0), TaskScore("own", "f1 (first)", 0.5, None, 7, 3))
+    scores = (TaskScore("arc", "acc", 0.25, 0.01234, 1200, 0), TaskScore("own", "f1 (first)", 0.5, None, None, 3))
     assert shown(tasks_table(TasksRecord("runs/a", 5, "0.4.13", None, scores))) == [
-        "lm-evaluation-harness 0.4.13, model of step 5",
+        "runs/a, step 5, by lm-evaluation-harness 0.4.13",
         "task  metric  value  ± stderr  examples  shots",
         "arc  acc  0.2500  0.0123  1,200  0",
-        "own  f1 (first)  0.5000  n/a  7  3",
+        "own  f1 (first)  0.5000  n/a  3",
     ]
