@@ -66,7 +66,7 @@ def hf_model(saved: SavedModel, *, standalone: bool) -> ColakitForCausalLM:
     own = asdict(lm_config(saved.config.model, "sdpa"))
     eot = {"bos_token_id": tokenizer.eot_id, "eos_token_id": tokenizer.eot_id, "pad_token_id": tokenizer.eot_id}
     config = ColakitConfig(**own, **eot, **({"auto_map": dict(_AUTO_MAP)} if standalone else {}))
-    model = ColakitForCausalLM(config)
+    model = ColakitForCausalLM(config, is_drawn=False)
     model.model.load_state_dict(saved.model.state_dict())
     # Rows that no token has were never trained, and stand for nothing.
     unused = list(range(tokenizer.n_tokens, vocab_size))

@@ -4,6 +4,7 @@ import re
 import sys
 import tempfile
 from contextlib import redirect_stdout
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,19 +34,16 @@ def run_tasks(
     Computed in float32, as the harness does by itself on an exported folder. Raises ConfigError for a task that there
     is not, DataError for one whose data cannot be had.
     """
-    check_harness(tasks)
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
     from transformers import AutoTokenizer
 
     names = [name for name in map(str.strip, tasks.split(",")) if name]
     if not names:
         raise ConfigError([Problem("--tasks", tasks, "no task is named", "Give a task's name, or the file of one.")])
-    # Its own tasks are thousands of files to look through: not where all that is asked for are files of the user's.
     # A group names the tasks beside it.
-    folders = [str(Path(name).absolute().parent) for name in names if _group(name)]
-    manager = TaskManager(include_defaults=not all(map(_is_file, names)), include_path=folders or None)
+    folders = tuple(str(Path(name).absolute().parent) for name in names if _group(name))
+    manager = _manager(folders, with_its_own=not all(map(_is_file, names)))
     wanted = [each for name in names for each in _find(manager, name)]
     if isinstance(opened, SavedModel):
         model: Any = hf_model(opened, standalone=False)
@@ -71,6 +69,14 @@ def run_tasks(
         limit=limit,
         scores=tuple(_scores(found)),
     )
+
+
+@cache
+def _manager(folders: tuple[str, ...], *, with_its_own: bool) -> Any:  # Any: the harness's own type
+    """What knows tasks by name: of `folders`, and the harness's own, thousands of files to look through."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=with_its_own, include_path=list(folders) or None)
 
 
 def _is_file(name: str) -> bool:

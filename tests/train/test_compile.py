@@ -208,6 +208,7 @@ def check_diagnosis() -> None:
         assert step.model.is_compiled
 
 
+@pytest.mark.slow
 def test_a_diagnosis_looks_into_blocks_that_are_compiled() -> None:
     in_a_process(check_diagnosis)
 
@@ -222,6 +223,7 @@ def check_state(folder: Path) -> None:
         assert state["machine"]["compiled"] is compiled
 
 
+@pytest.mark.slow
 def test_a_checkpoint_tells_whether_the_blocks_were_compiled(tmp_path: Path) -> None:
     """So that a rest which is not is told apart."""
     in_a_process(check_state, tmp_path)

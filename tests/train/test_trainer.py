@@ -355,6 +355,7 @@ def test_eval_refuses_what_is_no_finished_run(corpus: Path, tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match=r"step-00000006/model\.safetensors is damaged: 9 bytes"):
         evaluated(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="has no checkpoint"):
         evaluated(tmp_path / "run")
 
