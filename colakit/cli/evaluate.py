@@ -86,6 +86,8 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Evaluate a trained model: on its held-out split, on another text, or on tasks; or look at its activations."""
+    if data == "":
+        raise ConfigError([Problem("--data", data, "it names nothing", "Give a path, or leave it out.")])
     sets = options.with_bad_records(sets, on_bad_record)
     _check_options(
         tasks, spectrum, plot, data=data, stride=stride, seq_len=seq_len, everything=everything, limit=limit, sets=sets

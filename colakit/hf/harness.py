@@ -90,12 +90,23 @@ def _group(name: str) -> str | None:
     return found[1] if found is not None else None
 
 
+def _called(name: str, group: str) -> str:
+    """What the harness finds the group of file `name` under; it is the only file there of that name."""
+    path = Path(name).absolute()
+    others = [each for each in path.parent.rglob("*.y*ml") if each != path and _group(str(each)) == group]
+    if others:
+        rule = f"{others[0]} is a group called {group} too, and the harness knows groups by name"
+        raise ConfigError([Problem("--tasks", name, rule, "Rename one of them.")])
+    return group
+
+
 def _find(manager: Any, name: str) -> list[str]:  # Any: the harness's own type
     """What the harness calls the tasks that `name` stands for; their data is there."""
     if _is_file(name):
         if not Path(name).is_file():
             raise ConfigError([Problem("--tasks", name, "there is no such file", "Give the file of a task.")])
-        found = [_group(name) or str(Path(name).absolute())]
+        group = _group(name)
+        found = [_called(name, group) if group else str(Path(name).absolute())]
     elif not (found := list(manager.match_tasks([name]))):
         fix = "Give a task's name (`lm-eval ls tasks` lists them), or the .yaml file of one of your own."
         raise ConfigError([Problem("--tasks", name, "the harness has no such task", fix)])

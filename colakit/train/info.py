@@ -56,7 +56,7 @@ def _record(path: Path) -> InfoRecord:
             "model."
         )
     if not path.is_dir():
-        raise CheckpointError(f"{path} is a file. Give the folder it is in: {path.parent}.")
+        raise CheckpointError(f"{path} is a file. Give the folder it is in, {path.absolute().parent}.")
     resolved = path.resolve()  # a link, or "." inside a checkpoint
     folder = RunFolder(path)
     if resolved.name.startswith(_ASIDE):

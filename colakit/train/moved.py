@@ -21,8 +21,9 @@ def may_move(field: str) -> bool:
 
 def with_moved_data(config: RunConfig, sets: Sequence[str]) -> RunConfig:
     """`config` with ``--set`` strings over it. Raises ConfigError for any that says more than where the data lies."""
+    advice = "Only data.path, cache_dir and source paths may be set; with --data PATH, whatever says how it is read."
     problems = [
-        Problem("--set", item, "the run is evaluated as it was trained", "Only data.path, cache_dir and source paths.")
+        Problem("--set", item, "the run is evaluated as it was trained", advice)
         for item in sets
         if not may_move(item.partition("=")[0].strip())
     ]

@@ -290,6 +290,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "stride": (["eval", "{run}", "--stride", "25"], "--stride = 25: a window holds 24 tokens at most"),
     "window": (["eval", "{run}", "--seq-len", "25"], "--seq-len = 25: a window holds 24 tokens at most"),
     "no text": (["eval", "{run}", "--data", "nowhere.txt"], "nowhere.txt"),
+    "data of no name": (["eval", "{run}", "--data", ""], "it names nothing"),
     "set beside data": (["eval", "{run}", "--data", "{run}", "--set", "data.path=x"], "says what its data is"),
     "set of a text": (["eval", "{run}", "--data", "{run}/data.json", "--set", "train.seed=1"], "as data.… says"),
     "greedy and top-k": (

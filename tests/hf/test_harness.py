@@ -129,3 +129,6 @@ def test_a_group_has_its_own_score(tiny_run: Path, task: Path, tmp_path: Path) -
     assert found["words", "acc"].value == found["which_word", "acc"].value
     assert found["words", "acc"].examples is None
     assert found["which_word", "acc"].examples == 23
+    (tmp_path / "another.yaml").write_text(group.read_text())
+    with pytest.raises(ConfigError, match=r"another\.yaml is a group called words too.*Rename one of them"):
+        run_tasks(open_model(tiny_run), str(group), limit=None, batch_size=4)

@@ -344,7 +344,7 @@ def another_configuration(whole: Path) -> Path:
 FAULTS = {
     "no-such": (lambda run: run / "nowhere", "no such folder. Give a run"),
     "a name too long": (lambda run: run / ("x" * 300), "cannot be read: File name too long"),
-    "file": (lambda run: run / "model.safetensors", "is a file. Give the folder it is in: {run}."),
+    "file": (lambda run: run / "model.safetensors", "is a file. Give the folder it is in, {run}."),
     "no model": (lambda run: run / "tokenizer", "holds neither a run nor a checkpoint nor a model. Give a run"),
     "runs": (lambda run: run.parent, "It holds runs. Give one of them, such as {run};"),
     "checkpoints": (lambda run: run / "checkpoints", "such as {run}/checkpoints/step-00000008, or their run."),
