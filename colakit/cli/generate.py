@@ -35,11 +35,9 @@ def generate(
         rule = "the most probable token is taken, whatever --top-k and --top-p"
         raise ConfigError([Problem("--temperature", temperature, rule, "Leave them out, or raise it.")])
     if not prompt:
-        raise ConfigError(
-            [Problem("--prompt", prompt, "nothing to go on from", "Give a text; a single space will do.")]
-        )
+        raise _of_prompt(prompt, "nothing to go on from", "Give a text; a single space will do.")
     if not _is_text(prompt):
-        raise ConfigError([Problem("--prompt", prompt, "it is not UTF-8", "Give a text in the terminal's encoding.")])
+        raise _of_prompt(prompt, "it is not UTF-8", "Give a text in the terminal's encoding.")
     import torch
 
     from colakit.evaluate.generate import Sampling, with_products_in
@@ -48,9 +46,11 @@ def generate(
 
     saved = open_own(model, "Its own scripts generate with it.")
     ids, context = saved.tokenizer.encode_batch([prompt])[0], saved.config.model.seq_len
+    if not ids:
+        raise _of_prompt(prompt, "the model's tokenizer makes no tokens of it", "Give another.")
     if len(ids) > context:
         rule = f"it has {len(ids):,} tokens, and the model reads {context:,}"
-        raise ConfigError([Problem("--prompt", f"{prompt[:40]}…", rule, "Give a shorter one.")])
+        raise _of_prompt(f"{prompt[:40]}…", rule, "Give a shorter one.")
     if saved.machine.dtype != torch.float32:
         with_products_in(saved.model, saved.machine.dtype)
     if len(ids) + max_tokens > context:
@@ -91,6 +91,10 @@ def generate(
     print_note(
         f"{record.tokens:,} tokens, {record.tokens_per_s:,.0f} tokens/s; ended by {record.ended}.", stderr_console()
     )
+
+
+def _of_prompt(shown: str, rule: str, fix: str) -> ConfigError:
+    return ConfigError([Problem("--prompt", shown, rule, fix)])
 
 
 def _is_text(prompt: str) -> bool:

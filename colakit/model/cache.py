@@ -15,11 +15,15 @@ from torch import Tensor
 from colakit.model.rope import Angles
 
 
-class KeyValues(Protocol):
-    """What the model asks of a cache; the names are those of `transformers`."""
+class Keeps(Protocol):
+    """What attention asks of a cache; the names are those of `transformers`."""
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, /) -> tuple[Tensor, Tensor]:
         """Keep the [B, K, T, E] of a block's new tokens; → keys and values of all its tokens, [B, K, S, E] each."""
+
+
+class KeyValues(Keeps, Protocol):
+    """What the model asks of a cache that tells where it is."""
 
     def get_seq_length(self) -> int:
         """Tokens that every block has read."""
@@ -34,7 +38,7 @@ class KVCache:
         self._lengths = [0] * n_layers
 
     def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
-        """As `KeyValues.update`. Raises ValueError where there is no room left."""
+        """As `Keeps.update`. Raises ValueError where there is no room left."""
         start, stop = self._lengths[layer], self._lengths[layer] + keys.shape[2]
         if stop > self.max_len:
             raise ValueError(f"the cache has room for {self.max_len} tokens, not for {stop}")
@@ -65,7 +69,7 @@ class KVCache:
         self._lengths = [place + 1] * len(self._lengths)
         return place
 
-    def at(self, place: Tensor) -> "KeyValues":
+    def at(self, place: Tensor) -> "Keeps":
         """The same buffers, once every block has them, written at `place` [1] int64 on the device, and given whole."""
         return _InPlace([stored for stored in self._stored if stored is not None], place)
 
@@ -81,9 +85,6 @@ class _InPlace:
         for kept, new in zip(self._stored[layer], (keys, values), strict=True):
             kept.index_copy_(2, self._place, new)
         return self._stored[layer]
-
-    def get_seq_length(self) -> int:
-        raise NotImplementedError("known on the device alone")
 
 
 class NoCache:
@@ -102,7 +103,7 @@ class NoCache:
 class Cached:
     """What every block of one forward pass reads that goes on behind what a cache holds."""
 
-    cache: KeyValues
+    cache: Keeps
     angles: Angles
     """Of the new tokens' positions: cosines and sines [T, E/2], or [B, 1, T, E/2] where rows differ."""
     visible: Tensor | None

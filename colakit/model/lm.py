@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from colakit.model.attention import Attention
 from colakit.model.backends import attention_backend, outside_graphs
 from colakit.model.block import Block, Context, GatedResidual
-from colakit.model.cache import Cached, KeyValues, NoCache, visible_tokens
+from colakit.model.cache import Cached, Keeps, KeyValues, NoCache, visible_tokens
 from colakit.model.config import LMConfig
 from colakit.model.documents import Documents, Packed
 from colakit.model.init import HEAD_GAIN, init_embedding, init_fan, init_projections
@@ -84,7 +84,7 @@ class LM(nn.Module):
         visible = visible_tokens(n_new, real) if real is not None else None
         return self.extend_at(tokens, cache, positions, visible)
 
-    def extend_at(self, tokens: Tensor, cache: KeyValues, positions: Tensor, visible: Tensor | None) -> Tensor:
+    def extend_at(self, tokens: Tensor, cache: Keeps, positions: Tensor, visible: Tensor | None) -> Tensor:
         """As `extend`, with `positions` [T] or [B, T] int64 and what each token sees, [B, 1, T, S] bool, as given."""
         return self._read(tokens, Cached(cache, self.rope.at(positions), visible))
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 
 from colakit.checkpoint.folders import Checkpoints
 from colakit.config.load import resolve
+from tests.cli.without_torch import answers_at_once
 from tests.train.tiny_runs import SETS, make_config, run, write_corpus
 
 Run = Callable[..., Any]  # Any: conftest's Outcome, which cannot be imported from here
@@ -367,8 +366,4 @@ def test_a_tokenizer_that_does_not_match_is_told(copy: Path, colakit: Run) -> No
     "words", [["eval", "--help"], ["generate", "--help"], ["export", "--help"], ["info", "--help"]]
 )
 def test_help_answers_without_torch(words: list[str]) -> None:
-    script = f"import sys\nfrom colakit.cli.app import main\ntry:\n    main({words})\nexcept SystemExit:\n    pass\n"
-    done = subprocess.run(
-        [sys.executable, "-c", script + "sys.exit('torch' in sys.modules)"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    answers_at_once(words)

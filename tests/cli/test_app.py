@@ -15,6 +15,7 @@ from colakit.cli import bench as bench_command
 from colakit.cli import params as params_command
 from colakit.cli.app import main
 from colakit.config.load import resolve
+from tests.cli.without_torch import answers_at_once
 
 Run = Callable[..., Any]  # Any: conftest's Outcome, which cannot be imported from here
 
@@ -35,20 +36,7 @@ COUNTING = [
 
 @pytest.mark.parametrize("args", COUNTING, ids=" ".join)
 def test_counting_and_listing_never_import_torch(args: list[str]) -> None:
-    code = (
-        "import sys\n"
-        "from colakit.cli.app import main\n"
-        "try:\n"
-        f"    main({args!r})\n"
-        "except SystemExit as end:\n"
-        "    assert not end.code, end.code\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'tokenizers', 'tensorboard', 'matplotlib'}\n"
-        "heavy &= sys.modules.keys()\n"
-        "sys.exit(f'imported: {heavy}' if heavy else 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout
+    answers_at_once(args)
 
 
 def test_help_lists_the_commands_in_their_order(colakit: Run) -> None:

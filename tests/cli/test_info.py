@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
@@ -16,6 +14,7 @@ from safetensors.torch import save_file
 
 from colakit.checkpoint.folders import verify
 from colakit.errors import CheckpointError
+from tests.cli.without_torch import answers_at_once
 from tests.train.tiny_runs import make_config, run, write_corpus
 
 Run = Callable[..., Any]  # Any: conftest's Outcome, which cannot be imported from here
@@ -44,20 +43,7 @@ def there(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids=" ".join,
 )
 def test_it_never_imports_torch(args: list[str]) -> None:
-    code = (
-        "import sys\n"
-        "from colakit.cli.app import main\n"
-        "try:\n"
-        f"    main(['info', *{args!r}])\n"
-        "except SystemExit as end:\n"
-        "    assert not end.code, end.code\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'tokenizers', 'tensorboard', 'matplotlib'}\n"
-        "heavy &= sys.modules.keys()\n"
-        "sys.exit(f'imported: {heavy}' if heavy else 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout
+    answers_at_once(["info", *args])
 
 
 def rows(out: str) -> dict[str, str]:
