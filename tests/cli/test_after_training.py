@@ -148,8 +148,9 @@ def test_another_model_is_scored_as_it_would_score_itself(tiny_run: Path, tmp_pa
 def test_a_text_is_read_as_the_run_read_its_own(tmp_path: Path, colakit: Run, how: str) -> None:
     """All that a run holds out, as a text of its own: the same documents, packed the same way."""
     corpus = write_corpus(tmp_path / "poems.jsonl")
-    run(tmp_path / "run", make_config(corpus, how, "data.val_fraction=0.5", "train.eval_tokens=100000"))
+    summary = run(tmp_path / "run", make_config(corpus, how, "data.val_fraction=0.5", "train.eval_tokens=100000"))
     held_out = evaluation(colakit, str(tmp_path / "run"))
+    assert held_out["scores"]["loss"]["value"] == pytest.approx(summary.val_loss, rel=1e-6)
     from colakit.data.split import Side
     from colakit.train.saved import held_out_of, open_saved
 
