@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from colakit.model.documents import Documents
 
@@ -97,16 +96,8 @@ def see(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout: float 
     `visible` [B, 1, T, S] bool says what each sees; None, for a single new token: all.
     """
     assert visible is not None or q.shape[2] == 1
-    if visible is None or not q.is_cuda:
-        is_shared = q.shape[1] != k.shape[1]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout, enable_gqa=is_shared)
-    # With a mask cuDNN's kernel, which PyTorch prefers, gives NaN for some bfloat16 inputs: seen on an H200 with
-    # PyTorch 2.11; pytorch/pytorch#196678 is its like. The others' take no heads that are shared.
-    group = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    kernels = [SDPBackend.MATH] if q.shape[2] == 1 else [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    with sdpa_kernel(kernels):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout)
+    is_shared = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout, enable_gqa=is_shared)
 
 
 def _each_document(q: Tensor, k: Tensor, v: Tensor, dropout: float, documents: Documents) -> Tensor:

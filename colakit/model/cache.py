@@ -45,9 +45,11 @@ class KVCache:
         stored = self._stored[layer]
         if stored is None:
             batch, heads, _, width = keys.shape
+            # Zeros, not what memory held: `at` gives places that are not written yet, which a mask weighs with 0, and
+            # 0 · NaN is NaN.
             stored = (
-                keys.new_empty(batch, heads, self.max_len, width),
-                values.new_empty(batch, heads, self.max_len, width),
+                keys.new_zeros(batch, heads, self.max_len, width),
+                values.new_zeros(batch, heads, self.max_len, width),
             )
             self._stored[layer] = stored
         if keys.shape[0] != stored[0].shape[0]:
