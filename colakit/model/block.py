@@ -1,6 +1,8 @@
 """One block, and where its norms sit: pre (eq. 1), post (eq. 2), hybrid (eq. 3–7) or the listing of §2.1.1.
 
 The placement is a function chosen at construction. The norm of Q, K and V (eq. 3) is part of the attention.
+
+Shapes: B batch, T time, D d_model.
 """
 
 from collections.abc import Callable
@@ -15,6 +17,12 @@ from colakit.model.norm import RMSNorm
 
 Context = Packed | Cached | None
 """What attention reads besides a row itself."""
+
+Wired = Callable[[Tensor, Context], Tensor]
+"""What a block computes: x [B, T, D] → [B, T, D]."""
+
+RunBlock = Callable[[Wired, Tensor, Context], Tensor]
+"""How it is computed: plainly, with less kept for the backward pass, or compiled."""
 
 NormPlacement = Literal["pre", "post", "hybrid", "listing"]
 
@@ -58,8 +66,16 @@ class Block(nn.Module):
             self.post_mlp_norm = norm()
             self.gated_residual = GatedResidual(self.mlp_norm.weight.numel())
 
-    def forward(self, x: Tensor, context: Context = None) -> Tensor:
-        """x [B, T, D] → [B, T, D]; `context` as for `Attention`."""
+    def forward(self, x: Tensor, context: Context = None, run: RunBlock | None = None) -> Tensor:
+        """x [B, T, D] → [B, T, D]; `context` as for `Attention`. `run` computes it; None: plainly.
+
+        Inside, so that hooks on the module, which gather its weights where they are sharded, are outside of what is
+        computed again or compiled.
+        """
+        return self.wired(x, context) if run is None else run(self.wired, x, context)
+
+    def wired(self, x: Tensor, context: Context) -> Tensor:
+        """What `forward` computes."""
         return self.wiring(self, x, context)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from colakit.model.attention import Attention
 from colakit.model.backends import attention_backend, outside_graphs
-from colakit.model.block import Block, Context, GatedResidual
+from colakit.model.block import Block, Context, GatedResidual, RunBlock
 from colakit.model.cache import Cached, Keeps, KeyValues, NoCache, visible_tokens
 from colakit.model.config import LMConfig
 from colakit.model.documents import Documents, Packed
@@ -23,7 +23,7 @@ from colakit.model.linear import FAN, CoLA, Dense, ParamRole, Projections, low_r
 from colakit.model.mlp import MLP
 from colakit.model.naming import publish, restore
 from colakit.model.norm import L2Norm, RMSNorm
-from colakit.model.remat import RunBlock, cola_m, plain
+from colakit.model.remat import cola_m, plain
 from colakit.model.rope import Rotary
 
 TIED_SELF_LOGIT = 4.0
@@ -98,7 +98,7 @@ class LM(nn.Module):
         if self._compiled_block is not None and self.training:
             run_block = self._compiled_block
         for block in self.blocks:
-            x = run_block(block, x, context)
+            x = block(x, context, run_block)
         out: Tensor = self.final_dropout(self.norm(x))
         return out
 

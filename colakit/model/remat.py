@@ -4,7 +4,6 @@ In its simple form: selective activation checkpointing whose policy saves what t
 all other products of a block by having no bias: `F.linear` without one is ``aten.mm``, with one ``aten.addmm``.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,10 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from colakit.model.block import Context
-
-BlockFunction = Callable[[Tensor, Context], Tensor]
-RunBlock = Callable[[BlockFunction, Tensor, Context], Tensor]
+from colakit.model.block import Context, Wired
 
 
 def _keep_low_rank(
@@ -26,7 +22,7 @@ def _keep_low_rank(
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def cola_m(block: BlockFunction, x: Tensor, context: Context = None) -> Tensor:
+def cola_m(block: Wired, x: Tensor, context: Context = None) -> Tensor:
     """Run `block` on x [B, T, D] so that its backward pass finds x and the outputs of its A's, and nothing else.
 
     With ATF the cosine and sine arguments of the FAN layer, a product without bias too, are kept as well; and
@@ -37,6 +33,6 @@ def cola_m(block: BlockFunction, x: Tensor, context: Context = None) -> Tensor:
     return out
 
 
-def plain(block: BlockFunction, x: Tensor, context: Context = None) -> Tensor:
+def plain(block: Wired, x: Tensor, context: Context = None) -> Tensor:
     """Run `block` on x [B, T, D] and keep every activation."""
     return block(x, context)
