@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,6 +20,10 @@ from colakit.errors import ConfigError, Problem
 from colakit.model.config import LMConfig
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer
+from colakit.optim.pieces import ByOwner, ByRows
+from colakit.parallel.environment import SOLE, Place
+from colakit.parallel.world import ALONE, World
+from colakit.parallel.wrap import DDPReplica, Owned, OwnerReplica, Replica, ShardedReplica
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +52,19 @@ class Machine:
         return f"{name}, {str(self.dtype).removeprefix('torch.')}"
 
 
-def pick_machine(config: RunConfig) -> Machine:
+def pick_machine(config: RunConfig, place: Place = SOLE) -> Machine:
     """The device, dtype and attention backend of a run; an ``auto`` backend logs the choice.
 
-    Raises ConfigError where CUDA is asked for and absent, and for ``flash`` where it cannot run.
+    Each process of a machine gets a GPU of its own. Raises ConfigError where CUDA is asked for and absent, where there
+    are fewer GPUs than processes, and for ``flash`` where it cannot run.
     """
     wanted = config.train.device
     if wanted == "cuda" and not torch.cuda.is_available():
         rule = "torch sees no CUDA device"
         raise ConfigError([Problem("train.device", "cuda", rule, "Use auto or cpu, or install a CUDA build of torch.")])
     device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and place.world_size > 1:
+        device = _own_gpu(place)
     native_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if config.train.dtype == "auto":
         dtype = torch.bfloat16 if native_bf16 else torch.float32
@@ -64,6 +72,17 @@ def pick_machine(config: RunConfig) -> Machine:
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.train.dtype]
     attention = _pick_attention(config.model.attention, device, dtype)
     return Machine(device, dtype, attention, compiles=will_compile(config, device))
+
+
+def _own_gpu(place: Place) -> torch.device:
+    n_gpus = torch.cuda.device_count()
+    if place.local_world_size > n_gpus:
+        rule = f"there {'is 1 GPU' if n_gpus == 1 else f'are {n_gpus} GPUs'} on this machine, and each has one process"
+        fix = "Start fewer processes, or --set train.device=cpu."
+        raise ConfigError([Problem("--nproc", place.local_world_size, rule, fix)])
+    device = torch.device("cuda", place.local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def on_machine(config: RunConfig, machine: Machine) -> RunConfig:
@@ -135,17 +154,43 @@ def build_schedule(config: RunConfig) -> Schedule:
     return Schedule(list(data.mixture), weights, config.stage_ends, config.train.seed)
 
 
-def build_loader(config: RunConfig, data: PreparedData) -> TrainLoader:
-    """The training batches of every step."""
+def build_loader(config: RunConfig, data: PreparedData, world: World = ALONE) -> TrainLoader:
+    """The training batches of every step, as far as they are this process's."""
     return TrainLoader(
         data.train,
         build_schedule(config),
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         isolate_eot=data.isolate_eot,
+        global_rank=world.rank,
+        world_size=world.size,
     )
 
 
-def build_optimizer(model: LM, config: OptimConfig) -> CombinedOptimizer:
-    """Muon and AdamW over the model's parameters, by role."""
-    return CombinedOptimizer(model, model.param_roles(), config)
+def build_replica(model: LM, config: RunConfig, machine: Machine, world: World = ALONE) -> Replica:
+    """The model as it trains, by ``parallel.strategy`` where there are several processes."""
+    if world.size == 1:
+        return Replica(model)
+    match config.parallel.strategy:
+        case "ddp":
+            return DDPReplica(model, world)
+        case "zero1":
+            return OwnerReplica(model, world)
+        case "fsdp2":
+            return ShardedReplica(model, world, machine.device)
+
+
+def build_optimizer(
+    model: LM, config: OptimConfig, replica: Replica | None = None, world: World = ALONE
+) -> CombinedOptimizer:
+    """Muon and AdamW over the model's parameters, by role; of several processes each updates its part."""
+    roles = model.param_roles()
+    if isinstance(replica, ShardedReplica):
+        return CombinedOptimizer(model, roles, config, partial(ByRows, world=world))
+    if not isinstance(replica, OwnerReplica):
+        return CombinedOptimizer(model, roles, config)
+    optimizer = CombinedOptimizer(model, roles, config, partial(ByOwner, roles=roles, config=config, world=world))
+    assert isinstance(optimizer.division, ByOwner)
+    for owner, pieces in enumerate(optimizer.division.everyone):
+        replica.own(Owned(p.parameter, p.start, p.start + len(p.tensor), owner) for p in pieces)
+    return optimizer

@@ -48,6 +48,7 @@ def _problems(error: ErrorDetails) -> list[Problem]:
         unknown = [(*location, key) for key in value] if len(location) == 1 and isinstance(value, dict) else [location]
         return [_unknown_field(each, value if each == location else value[each[-1]]) for each in unknown]
     rule = error["msg"][0].lower() + error["msg"][1:]
+    rule = rule.removeprefix("value error, ")
     if error["type"] == "tuple_type":
         rule = "not a list"
     if error["type"] == "string_pattern_mismatch":

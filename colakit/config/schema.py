@@ -7,7 +7,7 @@ This file owns the fields, their defaults and their ranges. Rules that join seve
 from itertools import accumulate
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -22,6 +22,20 @@ NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 DEFAULT_FAN_RATIO = 0.15
+
+_NOT_OFFERED = {
+    **dict.fromkeys(("tp", "tensor", "tensor_parallel", "tensor-parallel"), "tensor parallelism"),
+    **dict.fromkeys(("pp", "pipeline", "pipeline_parallel", "pipeline-parallel"), "pipeline parallelism"),
+}
+
+
+def _offered(strategy: object) -> object:
+    if isinstance(strategy, str) and (name := _NOT_OFFERED.get(strategy.lower())) is not None:
+        raise ValueError(
+            f"{name} is not offered: Muon orthogonalises whole matrices, and a low rank is too narrow to be cut"
+        )
+    return strategy
+
 
 SINGLE = "data"
 """What the only source of a run is called where sources have names."""
@@ -256,7 +270,24 @@ class TrainConfig(Section):
     @property
     def effective_micro_batch_size(self) -> int:
         """Sequences per forward and backward pass: `micro_batch_size` is an upper limit."""
-        return min(self.micro_batch_size or self.batch_size, self.batch_size)
+        return self.micro_batch_size_of(1)
+
+    def micro_batch_size_of(self, world_size: int) -> int:
+        """The same where the batch is divided among `world_size` processes; their parts are as equal as can be."""
+        own = self.batch_size // world_size
+        n_parts = -(-own // min(self.micro_batch_size or own, own))
+        return -(-own // n_parts)
+
+
+class ParallelConfig(Section):
+    """How several processes share a run; of one process, nothing. How many there are is the launcher's to say."""
+
+    strategy: Annotated[Literal["ddp", "zero1", "fsdp2"], BeforeValidator(_offered)] = Field(
+        "ddp",
+        description="ddp: everyone holds everything; zero1: the optimizer's state is divided; fsdp2: weights and "
+        "gradients too",
+    )
+    timeout_s: PositiveFloat = Field(600.0, description="a process that others wait for longer than this ends the job")
 
 
 class RunConfig(Section):
@@ -267,6 +298,7 @@ class RunConfig(Section):
     optim: OptimConfig = OptimConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    parallel: ParallelConfig = ParallelConfig()
 
     @property
     def can_compile(self) -> bool:

@@ -1,6 +1,7 @@
 """One optimizer object over Muon and AdamW: one learning rate, one state dict."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +12,47 @@ from colakit.model.linear import ParamRole
 from colakit.optim.clock import Clock
 from colakit.optim.groups import Routing, route
 from colakit.optim.muon import Muon
+from colakit.optim.pieces import Division, Parameters, Piece, Whole
 from colakit.records.run import OptimizerPart
 
 
-class CombinedOptimizer:
-    """Muon for the matrices (where the configuration asks for it) and AdamW for the rest, stepped together."""
+class Entry(NamedTuple):
+    """A tensor of the optimizer's state: of a piece, shaped like it, or a single number that is the same for all."""
 
-    def __init__(self, model: nn.Module, roles: dict[str, ParamRole], config: OptimConfig) -> None:
-        self.routing: Routing = route(model, roles, muon=config.optimizer == "muon")
+    name: str
+    """As ``muon.blocks.0.mlp.down.a.momentum_buffer``."""
+    piece: Piece
+    tensor: Tensor
+
+
+class CombinedOptimizer:
+    """Muon for the matrices (where the configuration asks for it) and AdamW for the rest, stepped together.
+
+    Of several processes each updates what `divide` gives it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        roles: Mapping[str, ParamRole],
+        config: OptimConfig,
+        divide: Callable[[Parameters, Routing], Division] = Whole,
+    ) -> None:
         parameters = dict(model.named_parameters())
-        self._names = {parameter: name for name, parameter in parameters.items()}
+        self.routing: Routing = route(model, roles, muon=config.optimizer == "muon")
+        self.division = division = divide(parameters, self.routing)
+        self._parameters = list(parameters.values())
+        order = {name: i for i, name in enumerate(parameters)}
+        self._all = sorted((*division.muon, *division.adamw), key=lambda piece: order[piece.name])
         self.parts: dict[str, Optimizer] = {}
+        self._pieces: dict[str, Sequence[Piece]] = {}
         if self.routing.muon:
-            group = {
-                "params": [parameters[n] for n in self.routing.muon],
-                "matrix_rows": [roles[n].matrix_rows for n in self.routing.muon],
-            }
-            self.parts["muon"] = Muon(
-                [group],
+            self._pieces["muon"] = division.muon
+            self.parts["muon"] = division.make_muon(
+                {
+                    "params": [piece.tensor for piece in division.muon],
+                    "matrix_rows": [roles[piece.name].matrix_rows for piece in division.muon],
+                },
                 lr=config.lr,
                 momentum=config.momentum,
                 nesterov=config.nesterov,
@@ -37,15 +61,19 @@ class CombinedOptimizer:
                 ns_coefficients=config.ns_coefficients,
                 update_scaling=config.update_scaling,
             )
-        adamw = [
-            {"params": [parameters[n] for n in self.routing.adamw_decayed], "weight_decay": config.weight_decay},
-            {"params": [parameters[n] for n in self.routing.adamw_plain], "weight_decay": 0.0},
+        groups = [
+            {"params": [p.tensor for p in division.adamw if p.name in names], "weight_decay": weight_decay}
+            for names, weight_decay in (
+                (self.routing.adamw_decayed, config.weight_decay),
+                (self.routing.adamw_plain, 0.0),
+            )
         ]
-        if groups := [g for g in adamw if g["params"]]:
+        if groups := [g for g in groups if g["params"]]:
+            self._pieces["adamw"] = division.adamw
             self.parts["adamw"] = AdamW(
                 groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
             )
-        device = next(model.parameters()).device
+        device = self._all[0].tensor.device
         self._clocks = {name: Clock(device) for name in self.parts}
 
     def set_lr(self, lr: float) -> None:
@@ -54,12 +82,29 @@ class CombinedOptimizer:
             for group in part.param_groups:
                 group["lr"] = lr
 
+    def attach(self) -> None:
+        """Take the gradients, which are whole now, as far as they are to be used here."""
+        for piece in self._all:
+            piece.attach()
+
+    def gradient_norm(self) -> Tensor:
+        """The global norm of the gradient, wherever its parts are."""
+        norm = nn.utils.get_total_norm([p.tensor.grad for p in self._all if p.tensor.grad is not None])
+        if self.division.world.size == 1:
+            return norm
+        return self.division.world.sum_(norm.square()).sqrt()
+
+    def clip(self, norm: Tensor, to: float) -> None:
+        """Scale the gradient, whose norm is given, to one of `to` at most."""
+        nn.utils.clip_grads_with_norm_([piece.tensor for piece in self._all], to, norm)
+
     @torch.no_grad()
     def step(self) -> None:
         """Update all parameters from their gradients."""
         for name, part in self.parts.items():
             with self._clocks[name].measure():
                 part.step()
+        self.division.publish()
 
     def costs(self, last: int = 1000) -> tuple[OptimizerPart, ...]:
         """What each part costs, its time the median of the `last` steps; empty before the first."""
@@ -74,30 +119,41 @@ class CombinedOptimizer:
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        for part in self.parts.values():
-            part.zero_grad(set_to_none=True)
+        for p in (*self._parameters, *(piece.tensor for piece in self._all)):
+            p.grad = None
+
+    def entries(self) -> Iterator[Entry]:
+        """All state that is here; none before a step. What is not a tensor follows from the configuration."""
+        for part, optimizer in self.parts.items():
+            for piece in self._pieces[part]:
+                if state := optimizer.state[piece.tensor]:
+                    yield from (Entry(f"{part}.{piece.name}.{key}", piece, state[key]) for key in _KEYS[part])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All state by part, parameter and kind, as ``muon.blocks.0.mlp.down.a.momentum_buffer``; empty before a step.
+        """That of `entries`, by name."""
+        return {name: tensor for name, _, tensor in self.entries()}
 
-        What is not a tensor follows from the configuration.
-        """
-        return {
-            f"{part}.{self._names[p]}.{key}": optimizer.state[p][key]
-            for part, optimizer in self.parts.items()
-            for p in _parameters(optimizer)
-            for key in _KEYS[part]
-            if optimizer.state[p]
-        }
+    def allocate(self) -> None:
+        """Make room for state that is about to be read: zeros."""
+        for part, optimizer in self.parts.items():
+            for piece in self._pieces[part]:
+                like = piece.tensor.detach()
+                optimizer.state[piece.tensor].update(
+                    {
+                        key: torch.zeros((), device=like.device) if key in _NUMBERS else torch.zeros_like(like)
+                        for key in _KEYS[part]
+                    }
+                )
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put copies of `state` in place of all there is. Raises ValueError where it is that of other parameters."""
         left = dict(state)
         for part, optimizer in self.parts.items():
             optimizer.state.clear()
-            for p in _parameters(optimizer) if state else ():
+            for piece in self._pieces[part] if state else ():
+                p = piece.tensor
                 for key in _KEYS[part]:
-                    name = f"{part}.{self._names[p]}.{key}"
+                    name = f"{part}.{piece.name}.{key}"
                     if name not in left:
                         raise ValueError(f"{name} is missing.")
                     value = left.pop(name)
@@ -110,7 +166,4 @@ class CombinedOptimizer:
 
 
 _KEYS = {"muon": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}
-
-
-def _parameters(optimizer: Optimizer) -> Iterator[nn.Parameter]:
-    return (p for group in optimizer.param_groups for p in group["params"])
+_NUMBERS = ("step",)

@@ -80,13 +80,16 @@ class Muon(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take one more group. Raises ValueError where ``matrix_rows`` are missing or do not add up."""
         super().add_param_group(param_group)
-        _check(self.param_groups[-1])
+        self._check(self.param_groups[-1])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the momentum, and the options it was kept under. Raises ValueError where it has other matrices."""
         super().load_state_dict(state_dict)
         for group in self.param_groups:
-            _check(group)
+            self._check(group)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        check_rows(group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # as torch's
@@ -104,31 +107,34 @@ class Muon(Optimizer):
         return sum(
             _matrices(batch) * flops(batch[0].matrix, compute_dtype(batch[0].parameter), *_iteration(group))
             for group in self.param_groups
-            for batch in _batches(group, _trained(group))
+            for batch in batches(group, _trained(group))
         )
 
     def workspace_bytes(self) -> int:
         """What a step holds at most besides the state: the matrices that are iterated together, and what that needs."""
         most = 0
         for group in self.param_groups:
-            for batch in _batches(group, _trained(group)):
+            for batch in batches(group, _trained(group)):
                 p, matrix = batch[0].parameter, batch[0].matrix
                 each = workspace_bytes(matrix, p.dtype, compute_dtype(p), *_iteration(group))
                 most = max(most, _matrices(batch) * each)
         return most
 
     def _step_group(self, group: dict[str, Any]) -> None:
-        moving = [p for p in group["params"] if p.grad is not None]
-        for p in moving:
-            if not self.state[p]:
-                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        for batch in _batches(group, moving):
+        for batch in batches(group, [p for p in group["params"] if p.grad is not None]):
             self._update(batch, group)
+
+    def _momentum(self, p: Tensor) -> Tensor:
+        """Its ``momentum_buffer``, zeros at first."""
+        if not self.state[p]:
+            self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        momentum: Tensor = self.state[p]["momentum_buffer"]
+        return momentum
 
     def _update(self, batch: list[_Run], group: dict[str, Any]) -> None:
         weights = [run.of(run.parameter) for run in batch]
         gradients = [run.of(run.parameter.grad) for run in batch if run.parameter.grad is not None]
-        momenta = [run.of(self.state[run.parameter]["momentum_buffer"]) for run in batch]
+        momenta = [run.of(self._momentum(run.parameter)) for run in batch]
         torch._foreach_lerp_(momenta, gradients, 1.0 - group["momentum"])
         counts = [run.shape[0] for run in batch]
         stack = weights[0].new_empty(sum(counts), *batch[0].matrix)
@@ -154,11 +160,12 @@ def update_scale(shape: Sequence[int], scaling: UpdateScaling) -> float:
     return 0.2 * math.sqrt(max(rows, columns)) if scaling == "match_rms_adamw" else math.sqrt(max(1.0, rows / columns))
 
 
-def _check(group: dict[str, Any]) -> None:
+def check_rows(group: dict[str, Any], here: Callable[[int], int] = lambda rows: rows) -> None:
+    """Raise ValueError where a group's ``matrix_rows`` do not fit; of so many rows of a parameter, `here` are here."""
     if len(group.get("matrix_rows", ())) != len(group["params"]):
         raise ValueError("each parameter needs its matrix_rows")
     for p, rows in zip(group["params"], group["matrix_rows"], strict=True):
-        if p.ndim != 2 or sum(rows) != p.shape[0] or min(rows) < 1:
+        if p.ndim != 2 or here(sum(rows)) != p.shape[0] or min(rows) < 1:
             raise ValueError(f"a parameter of shape {tuple(p.shape)} does not hold matrices of rows {rows}")
 
 
@@ -174,7 +181,7 @@ def _matrices(batch: list[_Run]) -> int:
     return sum(run.shape[0] for run in batch)
 
 
-def _batches(group: dict[str, Any], wanted: Iterable[Tensor]) -> Iterator[list[_Run]]:
+def batches(group: dict[str, Any], wanted: Iterable[Tensor]) -> Iterator[list[_Run]]:
     """What is iterated together of the `wanted` parameters: matrices of one shape, on a CPU as many as suit it."""
     chosen = set(wanted)
     by_shape: dict[object, list[_Run]] = defaultdict(list)

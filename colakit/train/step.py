@@ -9,19 +9,20 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import nn
 
-from colakit.build import Machine, build_optimizer
+from colakit.build import Machine, build_optimizer, build_replica
 from colakit.checkpoint import rng
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
 from colakit.host import keep_freed_memory
-from colakit.loss import IGNORE, loss_sums
+from colakit.loss import IGNORE
 from colakit.model.documents import Documents
 from colakit.model.lm import LM
 from colakit.optim.clock import Clock
 from colakit.optim.combined import CombinedOptimizer
 from colakit.optim.schedule import learning_rate
+from colakit.parallel.world import ALONE, World
+from colakit.parallel.wrap import Replica
 from colakit.train.guard import Guard, Reason
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class TrainStep:
     machine: Machine
     lr_at: Callable[[int], float]
     grad_clip: float
+    replica: Replica
+    world: World = ALONE
     guard: Guard = field(default_factory=Guard)
     is_updating: bool = False
     """Whether an update was begun and has not ended: some weights are those of the next step."""
@@ -61,8 +64,8 @@ class TrainStep:
         self.forward_clock, self.backward_clock = Clock(self.machine.device), Clock(self.machine.device)
 
     @classmethod
-    def of(cls, config: RunConfig, model: LM, machine: Machine) -> "TrainStep":
-        """The step of a run: with its optimizer, schedule, clipping and guard."""
+    def of(cls, config: RunConfig, model: LM, machine: Machine, world: World = ALONE) -> "TrainStep":
+        """The step of a run: with its optimizer, schedule, clipping and guard, and who else takes part."""
         optim, train = config.optim, config.train
         lr_at = partial(
             learning_rate,
@@ -80,61 +83,72 @@ class TrainStep:
                 log.info("The blocks are compiled in the first step, which takes longer for it.")
             except (RuntimeError, ImportError) as error:  # there is no compiler for this Python
                 _warn_of_failure(error)
-        return cls(model, build_optimizer(model, optim), machine, lr_at=lr_at, grad_clip=optim.grad_clip, guard=guard)
+        replica = build_replica(model, config, machine, world)
+        optimizer = build_optimizer(model, optim, replica, world)
+        return cls(model, optimizer, machine, lr_at, optim.grad_clip, replica, world, guard)
 
     def __call__(self, step: int, micro_batches: Sequence[Batch]) -> StepResult:
         """Accumulate the gradients of `micro_batches` and update.
 
-        Each micro-batch's summed loss is divided by the real tokens of the whole step, so that splitting a batch
-        changes nothing. Where the guard says so the update is left out: weights and optimizer state stay.
+        Each micro-batch's summed loss is divided by the real tokens of the whole step, of all processes, so that
+        splitting a batch changes nothing. Where the guard says so the update is left out: weights and optimizer state
+        stay.
         """
-        tokens = sum(int((b.targets != IGNORE).sum()) for b in micro_batches)  # on the host, before any transfer
+        own = sum(int((b.targets != IGNORE).sum()) for b in micro_batches)  # on the host, before any transfer
+        (tokens,) = self.world.totals(own)
         nll, correct = self.accumulate(micro_batches, tokens)
-        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        self.replica.finish()
+        self.optimizer.attach()
+        norm = self.optimizer.gradient_norm()
         # The step waits for the device here, once, to read all three.
-        loss, right, grad_norm = torch.stack([nll, correct.to(nll.dtype), norm]).tolist()
+        sums = self.world.sum_(torch.stack([nll, correct.to(nll.dtype)]))
+        loss, right, grad_norm = torch.stack([*sums, norm]).tolist()
         lr = self.lr_at(step)
         reason = self.guard.judge(loss / tokens, grad_norm)
         if reason is None:
             self.is_updating = True
             if grad_norm > self.grad_clip:
-                nn.utils.clip_grads_with_norm_(self.model.parameters(), self.grad_clip, norm)
+                self.optimizer.clip(norm, to=self.grad_clip)
             self.optimizer.set_lr(lr)
             self.optimizer.step()
             self.is_updating = False
         self.optimizer.zero_grad()
         return StepResult(loss / tokens, right / tokens, grad_norm, lr, tokens, skipped=reason)
 
-    def accumulate(self, micro_batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Make the gradients of the summed loss over `tokens`; that sum, and how many targets were foreseen.
+    def accumulate(
+        self, micro_batches: Sequence[Batch], tokens: int, *, shares: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make the gradients of the summed loss over `tokens`; that sum, and how many targets were foreseen, here.
 
-        Where torch.compile fails, it is all done again without, from here on.
+        Without `shares` they stay here too, where the strategy allows for it. Where torch.compile fails, it is all done
+        again without, from here on.
         """
         if not self.model.is_compiled:
-            return self._accumulate(micro_batches, tokens)
+            return self._accumulate(micro_batches, tokens, shares=shares)
         drawn = rng.torch_states()
         try:
-            return self._accumulate(micro_batches, tokens)
+            return self._accumulate(micro_batches, tokens, shares=shares)
         except torch._dynamo.exc.TorchDynamoException as error:
             _warn_of_failure(error)
         self.model.run_eagerly()
         self.optimizer.zero_grad()
         rng.put_back(drawn)
-        return self._accumulate(micro_batches, tokens)
+        return self._accumulate(micro_batches, tokens, shares=shares)
 
-    def _accumulate(self, micro_batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _accumulate(
+        self, micro_batches: Sequence[Batch], tokens: int, *, shares: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.machine.device
         nll = torch.zeros((), device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
-        for batch in micro_batches:
+        for i, batch in enumerate(micro_batches, 1):
             starts = batch.document_starts
             documents = None if starts is None else Documents.of(starts).to(device)
-            with self.forward_clock.measure(), self.machine.autocast():
-                hidden = self.model.hidden(batch.tokens.to(device), documents)
-                targets = batch.targets.to(device)
-                sums = loss_sums(*self.model.logit_factors(hidden), targets)
-            with self.backward_clock.measure():
-                (sums.nll / tokens).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            with self.replica.micro_step(is_last=shares and i == len(micro_batches)):
+                with self.forward_clock.measure(), self.machine.autocast():
+                    sums = self.replica.run(batch.tokens.to(device), batch.targets.to(device), documents)
+                with self.backward_clock.measure():
+                    (sums.nll / tokens).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             nll += sums.nll.detach()
             correct += sums.correct
         return nll, correct

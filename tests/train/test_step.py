@@ -11,6 +11,7 @@ from colakit.build import Machine, build_model, build_optimizer
 from colakit.config.load import resolve
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
+from colakit.parallel.wrap import Replica
 from colakit.train import step as step_module
 from colakit.train.step import TrainStep
 
@@ -26,7 +27,7 @@ def make_step(config: RunConfig, lr: float = 1e-2) -> TrainStep:
     model = build_model(config, CPU)
     model.train()
     optimizer = build_optimizer(model, config.optim)
-    return TrainStep(model, optimizer, CPU, lr_at=lambda _: lr, grad_clip=config.optim.grad_clip)
+    return TrainStep(model, optimizer, CPU, lambda _: lr, config.optim.grad_clip, Replica(model))
 
 
 def make_batch(rows: int, ignored: dict[int, int] | None = None, seed: int = 0) -> Batch:
@@ -152,7 +153,7 @@ def test_the_schedule_reaches_the_optimizer() -> None:
     config = tiny_config()
     model = build_model(config, CPU)
     optimizer = build_optimizer(model, config.optim)
-    step = TrainStep(model, optimizer, CPU, lr_at=lambda s: 0.5 ** (s + 1), grad_clip=1.0)
+    step = TrainStep(model, optimizer, CPU, lambda s: 0.5 ** (s + 1), 1.0, Replica(model))
     assert [step(i, [make_batch(2)]).lr for i in range(3)] == [0.5, 0.25, 0.125]
     assert {g["lr"] for part in optimizer.parts.values() for g in part.param_groups} == {0.125}
 

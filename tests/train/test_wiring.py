@@ -26,6 +26,7 @@ from colakit.errors import ColakitError, DataError, RunError
 from colakit.evaluate.generate import Sampling, generate
 from colakit.evaluate.text_bytes import gzip_bits_per_byte
 from colakit.loss import IGNORE, LossSums, loss_sums
+from colakit.parallel.wrap import Replica
 from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.sinks import ConsoleSink, JsonlSink, SinkSet, TensorBoardSink
 from colakit.train.step import TrainStep
@@ -221,7 +222,7 @@ def test_missing_data_and_a_taken_folder_are_refused_before_anything_is_prepared
 def make_step(preset: str = "cola-fan", dtype: torch.dtype = torch.float32) -> TrainStep:
     config, machine = resolve(preset, smoke_run=True, sets=SETS).config, Machine(torch.device("cpu"), dtype)
     model = build_model(config, machine).train()
-    return TrainStep(model, build_optimizer(model, config.optim), machine, lr_at=lambda _: 0.01, grad_clip=1.0)
+    return TrainStep(model, build_optimizer(model, config.optim), machine, lambda _: 0.01, 1.0, Replica(model))
 
 
 def make_batches() -> list[Batch]:

@@ -1,0 +1,43 @@
+"""Whether this process is one of several, as a launcher tells it: the variables that torchrun sets. No torch here."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from colakit.errors import RunError
+
+_NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among all of its job."""
+
+    global_rank: int = 0
+    local_rank: int = 0
+    """Among those of this machine: the number of its GPU."""
+    world_size: int = 1
+    local_world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the one that speaks for all."""
+        return self.global_rank == 0
+
+
+SOLE = Place()
+"""One process, which no launcher has started."""
+
+
+def place(variables: Mapping[str, str] = os.environ) -> Place:
+    """This process's place; alone where no launcher has started it. Raises RunError where variables are missing."""
+    if "WORLD_SIZE" not in variables or "RANK" not in variables:
+        return SOLE
+    try:
+        numbers = [int(variables[name]) for name in _NAMES]
+    except (KeyError, ValueError):
+        raise RunError(
+            f"A launcher has set WORLD_SIZE, but not {', '.join(_NAMES)} as torchrun sets them. Use torchrun, or "
+            "`colakit train --nproc N`."
+        ) from None
+    return Place(*numbers)

@@ -1,0 +1,212 @@
+"""The processes that share a run: who this one is among them, and what they tell each other besides gradients.
+
+Small things (counts, flags, what went wrong) go over the CPU, so that a GPU is never waited for.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+
+from colakit.errors import ColakitError, RunError
+from colakit.parallel.environment import Place
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LOOK_S = 0.05
+_ROLL_CALL_S = 2.0
+"""How long after one has lost the others those that have too are waited for: they find out at nearly one time."""
+
+
+class Told(SystemExit):
+    """Ends a process whose error another one shows: exit code 2."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+
+class World:
+    """Base and simplest case: one process, alone."""
+
+    rank = 0
+    size = 1
+    group: dist.ProcessGroup | None = None
+    """Moves tensors of the training device."""
+    control: dist.ProcessGroup | None = None
+    """Moves what lies on the host."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and speaks for all."""
+        return self.rank == 0
+
+    def totals(self, *counts: int) -> tuple[int, ...]:
+        """The sums of `counts` over all processes."""
+        return counts
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set in any process."""
+        return self.totals(int(flag))[0] > 0
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """`tensor`, on the training device or the host, with the sum over all processes in its place."""
+        return tensor
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's `value`, by rank."""
+        return [value]
+
+    def agree(self, value: T) -> T:
+        """The main process's `value`."""
+        return value
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` returns here, once it has succeeded everywhere.
+
+        Where it raises a ColakitError anywhere, the main process raises the first one's, and the others end in silence.
+        """
+        return work()
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        """As `together`, but all others begin when the main process is done, however long that takes."""
+        return work()
+
+    @contextmanager
+    def watched(self, where: Callable[[], str]) -> Iterator[None]:
+        """Inside, whoever loses the others says who is missing. `where` tells how far the run is and how to go on."""
+        yield
+
+
+ALONE = World()
+
+
+class Group(World):
+    """Several processes."""
+
+    def __init__(
+        self, rank: int, size: int, *, group: dist.ProcessGroup, control: dist.ProcessGroup, timeout_s: float
+    ) -> None:
+        self.rank, self.size, self.group, self.control = rank, size, group, control
+        self._timeout_s = timeout_s
+        self._turns = 0
+        # A name that all of them know the group by, and no other group has.
+        self._store = PrefixStore(f"colakit/{control.group_name}", dist.distributed_c10d._get_default_store())
+
+    def totals(self, *counts: int) -> tuple[int, ...]:
+        tensor = torch.tensor(counts, dtype=torch.int64)
+        dist.all_reduce(tensor, group=self.control)
+        return tuple(tensor.tolist())
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        dist.all_reduce(tensor, group=self.control if tensor.device.type == "cpu" else self.group)
+        return tensor
+
+    def gather(self, value: T) -> list[T]:
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def agree(self, value: T) -> T:
+        return self.gather(value if self.is_main else None)[0]  # type: ignore[return-value]  # the main one's is no None
+
+    def together(self, work: Callable[[], T]) -> T:
+        result, problem = None, None
+        try:
+            result = work()
+        except ColakitError as error:
+            problem = error
+        problems = self.gather(str(problem) if problem is not None else None)
+        self._raise_first(problems, problem)
+        return result  # type: ignore[return-value]  # there was no problem
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        self._turns += 1
+        done = f"turn/{self._turns}"
+        if not self.is_main:
+            # Asked again and again, since no wait has a time that is enough; where the main one dies, the launcher
+            # ends this one.
+            while not self._store.check([done]):
+                time.sleep(_LOOK_S)
+            if message := self._store.get(done).decode():
+                self._raise_first([message], None)
+            return self.together(work)
+        try:
+            result = work()
+        except ColakitError as error:
+            self._store.set(done, str(error))
+            raise
+        self._store.set(done, "")
+        return self.together(lambda: result)
+
+    def _raise_first(self, problems: Sequence[str | None], own: ColakitError | None) -> None:
+        found = [(rank, message) for rank, message in enumerate(problems) if message is not None]
+        if not found:
+            return
+        if not self.is_main:
+            raise Told
+        rank, message = found[0]
+        raise own if rank == 0 and own is not None else RunError(f"Process {rank}: {message}")
+
+    @contextmanager
+    def watched(self, where: Callable[[], str]) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            if not _is_lost(error):
+                raise
+            timed_out = any(word in str(error) for word in ("imed out", "imeout"))
+            waiting = self._roll_call()
+            if self.rank != waiting[0]:
+                raise Told from error
+            missing = [rank for rank in range(self.size) if rank not in waiting]
+            raise RunError(self._describe(waiting, missing, timed_out=timed_out, where=where())) from error
+
+    def _roll_call(self) -> list[int]:
+        """The processes that have lost the others, this one among them."""
+        self._store.set(f"waiting/{self.rank}", "")
+        time.sleep(_ROLL_CALL_S)
+        return [rank for rank in range(self.size) if self._store.check([f"waiting/{rank}"])]
+
+    def _describe(self, waiting: Sequence[int], missing: Sequence[int], *, timed_out: bool, where: str) -> str:
+        who = _names(missing) if missing else "Nobody in particular"
+        if timed_out:
+            return (
+                f"{who} did not answer within {self._timeout_s:g} s (parallel.timeout_s); {_names(waiting)} waited. "
+                f"{where}"
+            )
+        return f"{who} ended, and {_names(waiting)} cannot go on without. {where}"
+
+
+def join(place: Place) -> None:
+    """Meet the other processes of the job. What this process tells them before `group_of` may take 10 minutes."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    dist.init_process_group(backend, rank=place.global_rank, world_size=place.world_size)
+
+
+def group_of(ranks: Sequence[int], *, timeout_s: float) -> World:
+    """The processes `ranks` of those that have met; every one of them calls this. `timeout_s` bounds every wait."""
+    timeout = timedelta(seconds=timeout_s)
+    rank = list(ranks).index(dist.get_rank())
+    group, control = (dist.new_group(list(ranks), timeout=timeout, backend=b) for b in (None, "gloo"))
+    return Group(rank, len(ranks), group=group, control=control, timeout_s=timeout_s)
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether the others cannot be reached any more, rather than that something is wrong in the code."""
+    # Gloo has no type of its own for that: its messages name its source files, or the connection.
+    texts = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return isinstance(error, dist.DistError) or any(text in str(error) for text in texts)
+
+
+def _names(ranks: Sequence[int]) -> str:
+    numbers = ", ".join(map(str, ranks))
+    return f"process {numbers}" if len(ranks) == 1 else f"processes {numbers}"
