@@ -46,7 +46,8 @@ def _by_number(name: str) -> list[str]:
 
 def checkpoint_info(path: Path) -> CheckpointInfo:
     """A checkpoint's size, and whether its files have those of its manifest. Raises OSError where it is gone."""
-    sizes = {file.name: file.stat().st_size for file in path.iterdir()}
+    files = [file for file in path.rglob("*") if file.is_file()]
+    sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in files}
     return CheckpointInfo(str(path), step_of(path), sum(sizes.values()), _fault(path / MANIFEST, sizes))
 
 

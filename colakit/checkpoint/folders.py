@@ -65,9 +65,13 @@ class Checkpoints:
                     return path
         return None
 
+    def aside_of(self, step: int) -> Path:
+        """Where the checkpoint of `step` is made."""
+        return self.folder / f".{self.path_of(step).name}"
+
     def begin(self, step: int) -> Path:
         """An empty folder to fill, which is none of the checkpoints yet. Raises OSError."""
-        aside = self.folder / f".{self.path_of(step).name}"
+        aside = self.aside_of(step)
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         return aside
@@ -138,9 +142,11 @@ def _read_manifest(path: Path) -> dict[str, tuple[int, str]]:
 
 def _seal(folder: Path) -> None:
     files = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.rglob("*")):
         _sync(path)
-        files[path.name] = {"bytes": path.stat().st_size, "blake2b": _digest(path)}
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "blake2b": _digest(path)}
     manifest = folder / MANIFEST
     content = {"schema": SCHEMA_VERSION, "blake2b": _digest_of(files), "files": files}
     manifest.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

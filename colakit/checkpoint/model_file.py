@@ -1,16 +1,28 @@
 """Tensors on disk: ``model.safetensors`` under the public parameter names, and ``optimizer.safetensors``."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from colakit.checkpoint.folders import MODEL_FILE as MODEL_FILE
+from colakit.checkpoint.sharded import (
+    MODEL_FOLDER,
+    OPTIMIZER_FOLDER,
+    Parts,
+    load_parts,
+    model_parts,
+    optimizer_parts,
+    read_whole,
+)
 from colakit.errors import CheckpointError
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer
+from colakit.parallel.world import ALONE, World
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 
@@ -38,8 +50,15 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_optimizer(optimizer: CombinedOptimizer, folder: Path) -> None:
-    """Fill `optimizer` from `folder`. Raises CheckpointError where the file is missing, broken or does not fit."""
+    """Fill `optimizer`, as far as its state is here, from the checkpoint `folder`, however many processes wrote it.
+
+    Raises CheckpointError where a file is missing, broken or does not fit.
+    """
     path = folder / OPTIMIZER_FILE
+    if (divided := folder / OPTIMIZER_FOLDER).is_dir():
+        optimizer.reset(with_state=any(divided.iterdir()))
+        load_parts(optimizer_parts(optimizer), divided)
+        return
     try:
         optimizer.load_state_dict(load_file(path))
     except (OSError, SafetensorError) as error:
@@ -48,16 +67,41 @@ def load_optimizer(optimizer: CombinedOptimizer, folder: Path) -> None:
         raise CheckpointError(f"{path}: does not fit the configuration beside it. {error}") from error
 
 
-def load_model(model: LM, folder: Path) -> None:
-    """Fill `model` from `folder`. Raises CheckpointError where the file is missing, broken or of another shape."""
+def load_model(model: LM, folder: Path, world: World = ALONE) -> None:
+    """Fill `model`, as far as it is here, from a checkpoint or run `folder`.
+
+    Raises CheckpointError where a file is missing, broken or of another shape.
+    """
     path = folder / MODEL_FILE
+    if (divided := folder / MODEL_FOLDER).is_dir():
+        load_parts(model_parts(model, world), divided)
+        return
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file. The run has not finished, or this is not a run folder.")
     try:
-        model.load_state_dict(load_file(path))
+        if any(isinstance(p, DTensor) for p in model.parameters()):
+            _fill(model_parts(model, world), load_file(path))
+        else:
+            model.load_state_dict(load_file(path))
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}). It was cut short or changed."
         ) from None
     except RuntimeError as error:
         raise CheckpointError(f"{path}: does not fit the configuration beside it. {error}") from None
+
+
+def copy_model(folder: Path, to: Path) -> None:
+    """Write the weights of the checkpoint `folder` to the file `to`, whole, by their public names. Raises OSError."""
+    if (divided := folder / MODEL_FOLDER).is_dir():
+        save_tensors(read_whole(divided), to)
+    else:
+        shutil.copy(folder / MODEL_FILE, to)
+
+
+def _fill(parts: Parts, tensors: Mapping[str, Tensor]) -> None:
+    """Raises RuntimeError, as torch does, where they are of another model."""
+    for name, part in parts.items():
+        if name not in tensors or tensors[name].shape != part.shape:
+            raise RuntimeError(f"{name}, of shape {list(part.shape)}, is not there.")
+        part.tensor.copy_(tensors[name][part.start : part.start + len(part.tensor)])

@@ -17,19 +17,21 @@ def capture() -> dict[str, Any]:  # Any: JSON values
         "python": [version, list(internal), gauss],
         "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
         "torch": _to_hex(torch.get_rng_state()),
-        "cuda": [_to_hex(state) for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "cuda": [_to_hex(state) for state in torch_states()[1:]],
     }
 
 
-def seed(number: int) -> None:
-    """Have every generator begin from `number`."""
+def seed(number: int, *more: int) -> None:
+    """Have every generator begin from `number`, and from `more`, by which processes or moments differ."""
+    if more:
+        number = int(np.random.SeedSequence((number, *more)).generate_state(1, np.uint64)[0] >> 1)
     random.seed(number)
     np.random.seed(number % 2**32)
     torch.manual_seed(number)  # of CUDA too
 
 
 def restore(state: dict[str, Any]) -> None:  # Any: JSON values
-    """Put every generator back; those of CUDA devices that are not here are left out.
+    """Put every generator back, that of CUDA where there is one.
 
     Raises KeyError, TypeError or ValueError for what `capture` did not make.
     """
@@ -38,14 +40,16 @@ def restore(state: dict[str, Any]) -> None:  # Any: JSON values
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(_from_hex(state["torch"]))
-    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for device, cuda in zip(range(n_devices), state["cuda"], strict=False):
-        torch.cuda.set_rng_state(_from_hex(cuda), device)
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state(_from_hex(state["cuda"][0]))
 
 
 def torch_states() -> list[torch.Tensor]:
-    """The state of torch's generators alone, that of the CPU first: cheap enough for every step."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+    """The state of torch's generators alone, that of the CPU first: cheap enough for every step.
+
+    Of CUDA's the current device's, which is the one that trains: to ask others would take memory on each.
+    """
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
 
 
 @contextmanager
@@ -62,8 +66,8 @@ def at(states: list[torch.Tensor]) -> Iterator[None]:
 def put_back(states: list[torch.Tensor]) -> None:
     """Have torch go on from `torch_states`."""
     torch.set_rng_state(states[0])
-    for device, state in enumerate(states[1:]):
-        torch.cuda.set_rng_state(state, device)
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state)
 
 
 def _to_hex(state: torch.Tensor) -> str:

@@ -28,6 +28,7 @@ from colakit.cli.params import params
 from colakit.cli.runs import runs
 from colakit.cli.train import train
 from colakit.errors import ColakitError
+from colakit.parallel.environment import place
 from colakit.report.tables import stderr_console
 
 _INTERRUPTED = 130
@@ -82,6 +83,11 @@ def _log_to_stderr() -> None:
     logger.handlers = [handler]
 
 
+def _whose() -> str:
+    """Which of several processes speaks, where it is not the main one."""
+    return "" if place().is_main else f"Process {place().global_rank}: "
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line `args` (unset: the process's own) and exit: 0, 2 for the user's errors, 1 for ours.
 
@@ -97,9 +103,9 @@ def main(args: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows ? instead of failing
     try:
-        app(args=args, prog_name="colakit")
+        app(args=args, prog_name="colakit", obj=list(sys.argv[1:] if args is None else args))
     except ColakitError as error:
-        message = Text.assemble(("Error: ", "bold red"), str(error))
+        message = Text.assemble(("Error: ", "bold red"), _whose(), str(error))
         stderr_console().print(message, soft_wrap=True)
         sys.exit(2)
     except SystemExit as ending:

@@ -1,15 +1,18 @@
 """``colakit train``."""
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from colakit.cli import options
-from colakit.config.load import override, resolve
+from colakit.cli.shared import check_nproc, common_errors, launch_job, meeting, shared_resumption, world_of
+from colakit.config.load import resolve
 from colakit.config.schema import RunConfig
 from colakit.errors import RunError
+from colakit.parallel.environment import Place, place
 from colakit.report.lasting import lasting_console
 from colakit.report.progress import preparation_bar
 from colakit.report.runs import proof_table, proof_verdict, sample_text, summary_table
@@ -40,29 +43,50 @@ def train(
     verify_resume: Annotated[
         bool, typer.Option("--verify-resume", help="Prove, in a few steps, that this run can be resumed exactly.")
     ] = False,
+    nproc: Annotated[
+        int,
+        typer.Option(
+            "--nproc",
+            min=1,
+            max=1024,
+            help="Processes on this machine that share the run, by --set parallel.strategy=ddp|zero1|fsdp2; "
+            "on CUDA each has a GPU.",
+        ),
+    ] = 1,
     json: options.Json = False,
 ) -> None:
     """Train a preset, or go on with a run; Ctrl-C once finishes the step, saves and summarises."""
-    _check_combination(context, resume=resume, out=out, verify_resume=verify_resume)
+    here = place()
     all_sets = options.with_bad_records(sets, on_bad_record)
-    if resume is not None:
-        from colakit.train.resume import plan_resumption
+    with common_errors(here):
+        _check_combination(
+            context, resume=resume, out=out, verify_resume=verify_resume, is_shared=max(nproc, here.world_size) > 1
+        )
+        check_nproc(nproc, here) if here.world_size > 1 else None
+        resolved = resolve(preset, smoke_run=smoke, data=data, sets=all_sets) if resume is None else None
+    if nproc > 1 and here.world_size == 1:
+        launch_job(context, nproc, resolved.config if resolved is not None else None)
+    with meeting(here):
+        if resolved is None:
+            assert resume is not None
+            resumption = shared_resumption(resume, all_sets, here)
+            _train(resumption.config, here, resume=resumption, json=json)
+            return
+        for note in resolved.notes:
+            log.info(note)
+        if verify_resume:
+            _verify_resume(resolved.config, json=json)
+        else:
+            _train(resolved.config, here, out=out, json=json)
 
-        resumption = plan_resumption(resume, lambda stored: override(stored, all_sets))
-        _train(resumption.config, resume=resumption, json=json)
-        return
-    resolved = resolve(preset, smoke_run=smoke, data=data, sets=all_sets)
-    for note in resolved.notes:
-        log.info(note)
-    if verify_resume:
-        _verify_resume(resolved.config, json=json)
-    else:
-        _train(resolved.config, out=out, json=json)
 
-
-def _check_combination(context: typer.Context, *, resume: Path | None, out: Path | None, verify_resume: bool) -> None:
+def _check_combination(
+    context: typer.Context, *, resume: Path | None, out: Path | None, verify_resume: bool, is_shared: bool
+) -> None:
     if verify_resume and (resume is not None or out is not None):
         raise RunError("--verify-resume makes runs of its own and leaves none. Leave --resume and --out out.")
+    if verify_resume and is_shared:
+        raise RunError("--verify-resume proves it of one process. Leave --nproc out.")
     if resume is None:
         return
     options_of_new_runs = {"--preset": "preset", "--smoke": "smoke", "--data": "data", "--out": "out"}
@@ -73,8 +97,11 @@ def _check_combination(context: typer.Context, *, resume: Path | None, out: Path
         )
 
 
-def _train(config: RunConfig, *, out: Path | None = None, resume: "Resumption | None" = None, json: bool) -> None:
-    """Train, or go on with `resume`; print the summary."""
+def _train(
+    config: RunConfig, here: Place, *, out: Path | None = None, resume: "Resumption | None" = None, json: bool
+) -> None:
+    """Train, or go on with `resume`; the main process prints the summary."""
+    from colakit.data.tokenise import unwatched
     from colakit.train.metrics import last_records
     from colakit.train.runs import RunFolder, resume_command
     from colakit.train.sinks import ConsoleSink, JsonlSink, Sink, SinkSet, TensorBoardSink
@@ -88,9 +115,12 @@ def _train(config: RunConfig, *, out: Path | None = None, resume: "Resumption | 
         board = TensorBoardSink(folder.tensorboard, behind=behind, again=last_records(folder.metrics))
         return SinkSet([JsonlSink(folder.metrics), board, ConsoleSink(console, max_steps)])
 
-    with preparation_bar() as bar:
-        trainer = Trainer(config, out=out, sinks=sinks, watch=bar, resume=resume)
+    world = world_of(config, here)
+    with preparation_bar() if here.is_main else nullcontext(unwatched) as bar:
+        trainer = Trainer(config, out=out, sinks=sinks, watch=bar, resume=resume, world=world, place=here)
     summary = trainer.fit()
+    if summary is None:  # this process is not the main one
+        return
     if json:
         print_json(summary.to_dict())
         return

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from colakit.config import data_rules
 from colakit.config.findings import Finding, broken, value_of
 from colakit.config.schema import RunConfig
+from colakit.errors import ConfigError, Problem
 
 
 def check(config: RunConfig) -> Iterator[Finding]:
@@ -253,6 +254,15 @@ def _batches(config: RunConfig) -> Iterator[Finding]:
         f"Use one of {_divisors(batch, micro)}.",
         "train.batch_size",
     )
+
+
+def check_divides(config: RunConfig, world_size: int) -> None:
+    """Raise ConfigError where the batch cannot be divided among so many processes."""
+    batch = config.train.batch_size
+    if batch % world_size:
+        rule = f"it must be divisible by the number of processes ({world_size})"
+        fix = f"Use a multiple of {world_size}, or start {_divisors(batch, world_size)} processes."
+        raise ConfigError([Problem("train.batch_size", batch, rule, fix)], of=config.preset)
 
 
 _LARGEST_SINGULAR_VALUE = 2.0

@@ -5,7 +5,7 @@ Everything is added up on the host, in float64 and in order, so that two evaluat
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -17,10 +17,12 @@ from colakit.build import Machine
 from colakit.data.loader import Batch
 from colakit.errors import RunError
 from colakit.evaluate.mode import evaluation_mode
-from colakit.evaluate.windows import ScoredBatch, Windows, batch_of
+from colakit.evaluate.windows import ScoredBatch, Share, Windows, batch_of
 from colakit.loss import ScoresOfLogits, TokenScores, scores_of_logits, token_scores
 from colakit.model.documents import Documents
 from colakit.model.lm import LM
+from colakit.parallel.world import ALONE, World
+from colakit.parallel.wrap import Objective
 from colakit.records.evaluation import Estimate, Scores
 from colakit.units import NATS_PER_BIT
 
@@ -40,11 +42,15 @@ class Scorer(Protocol):
         """The scores of the batch's targets, [B·T] each, on any device; no gradients."""
 
 
-class LMScorer:
-    """colakit's own model."""
+Factors = Callable[[torch.Tensor, Documents | None], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
 
-    def __init__(self, model: LM, machine: Machine) -> None:
+
+class LMScorer:
+    """colakit's own model. `factors` gives what its `logit_factors` gives, where it is not asked itself."""
+
+    def __init__(self, model: LM, machine: Machine, factors: Factors | None = None) -> None:
         self._model = model
+        self._factors = factors or Objective(model).factors
         self._machine = machine
         self._of_logits = _compiled_scores() if machine.compiles and machine.device.type == "cuda" else None
 
@@ -56,7 +62,7 @@ class LMScorer:
         documents = None if starts is None else Documents.of(starts).to(device)
         targets = batch.targets.to(device)
         with evaluation_mode(self._model), self._machine.autocast():
-            factors = self._model.logit_factors(self._model.hidden(batch.tokens.to(device), documents))
+            factors = self._factors(batch.tokens.to(device), documents)
             if self._of_logits is not None:
                 try:
                     return token_scores(*factors, targets, self._of_logits)
@@ -93,6 +99,11 @@ class Tally:
         np.add.at(self.tokens, of, 1)
         if self._lengths is not None:
             np.add.at(self.text_bytes, of, self._lengths[part.batch.targets.numpy().ravel()[real]])
+
+    def share(self, world: World) -> None:
+        """Add what all processes have added, everywhere."""
+        for sums in (self.nll, self.top1, self.top5, self.tokens, self.text_bytes):
+            world.sum_(torch.from_numpy(sums))
 
     def scores(self, part: slice = slice(None)) -> Scores:
         """Of the documents in `part`."""
@@ -152,20 +163,24 @@ def score_windows(
     batch_size: int,
     isolate_eot: int | None = None,
     watch: Progress = lambda _done, _total: None,
+    world: World = ALONE,
 ) -> int:
     """Add the scores of all `windows` to `tally`; → the windows that were scored at once.
 
-    Where a batch does not fit in the GPU's memory, it is halved and tried again. Raises RunError where one window does
-    not.
+    Of several processes each scores its share, and all get all scores; they make equally many passes, in which FSDP2's
+    all take part. Where a batch does not fit in the GPU's memory, it is halved and tried again, by a process that is
+    alone. Raises RunError where it does not fit otherwise.
     """
+    own = windows if world.size == 1 else Share(windows, world)
     start, before = 0, None
-    while start < len(windows):
-        part = batch_of([windows[i] for i in range(start, min(start + batch_size, len(windows)))], isolate_eot)
+    while start < len(own):
+        part = batch_of([own[i] for i in range(start, min(start + batch_size, len(own)))], isolate_eot)
         try:
             scores = scorer(part.batch)
         except torch.OutOfMemoryError as error:
-            if batch_size == 1:
-                raise RunError(f"Out of memory with one window of {part.batch.tokens.shape[1]} tokens.") from error
+            if batch_size == 1 or world.size > 1:
+                n, t = part.batch.tokens.shape
+                raise RunError(f"Out of memory with {n} window{'s' if n > 1 else ''} of {t} tokens.") from error
             batch_size //= 2
             continue
         # A batch is waited for when the next one is on its way.
@@ -173,7 +188,8 @@ def score_windows(
             tally.add(*before)
         before = part, scores
         start += len(part.documents)
-        watch(start, len(windows))
+        watch(start, len(own))
     if before is not None:
         tally.add(*before)
+    tally.share(world)
     return batch_size

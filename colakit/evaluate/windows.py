@@ -15,6 +15,7 @@ from colakit.data.loader import Batch, choose, permutation
 from colakit.data.packing import PAD, TextBlocks
 from colakit.data.store import DocumentStore
 from colakit.loss import IGNORE
+from colakit.parallel.world import World
 
 _CAPPED_SEED = 0
 _BYTES_PER_TOKEN = 4
@@ -116,6 +117,24 @@ class SlidingWindows(Windows):
         documents = np.full(end - start, int(self._offsets[number]) + document, dtype=np.int64)
         documents[: scored - start] = -1
         return Window(ids, documents)
+
+
+class Share(Windows):
+    """What falls to this process of `windows`, every size-th: as many for all, the last one maybe scored by nobody."""
+
+    def __init__(self, windows: Windows, world: World) -> None:
+        self._windows, self._world = windows, world
+        self.n_documents = windows.n_documents
+
+    def __len__(self) -> int:
+        return -(-len(self._windows) // self._world.size)
+
+    def __getitem__(self, index: int) -> Window:  # type: ignore[override]  # no slices
+        place = index * self._world.size + self._world.rank
+        if place < len(self._windows):
+            return self._windows[place]
+        ids, documents = self._windows[0]
+        return Window(ids, np.full_like(documents, -1))
 
 
 class ScoredBatch(NamedTuple):

@@ -52,6 +52,16 @@ def restore(
             state[path + parameter] = joined if complete else stored[parameter]
 
 
+def public_rows(root: nn.Module) -> dict[str, tuple[str, slice]]:
+    """Public name of each tensor of `root` → the stored parameter that it is in, and its rows there."""
+    found = {name: (name, slice(None)) for name, _ in root.named_parameters()}
+    for path, public, module in _projections(root, ""):
+        for name, _ in module.named_parameters():
+            del found[path + name]
+        found |= {public + name: (path + stored, rows) for name, (stored, rows) in module.public_slices().items()}
+    return found
+
+
 def _projections(root: nn.Module, prefix: str) -> Iterator[tuple[str, str, Projections]]:
     """Each `Projections` under `root`: its stored prefix, its public prefix (its parent's), and itself."""
     for path, module in root.named_modules():

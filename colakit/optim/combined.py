@@ -133,35 +133,33 @@ class CombinedOptimizer:
         """That of `entries`, by name."""
         return {name: tensor for name, _, tensor in self.entries()}
 
-    def allocate(self) -> None:
-        """Make room for state that is about to be read: zeros."""
-        for part, optimizer in self.parts.items():
-            for piece in self._pieces[part]:
-                like = piece.tensor.detach()
-                optimizer.state[piece.tensor].update(
-                    {
-                        key: torch.zeros((), device=like.device) if key in _NUMBERS else torch.zeros_like(like)
-                        for key in _KEYS[part]
-                    }
-                )
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put copies of `state` in place of all there is. Raises ValueError where it is that of other parameters."""
-        left = dict(state)
+    def reset(self, *, with_state: bool) -> None:
+        """Forget all state; with it, make zeros in its place, to be filled."""
         for part, optimizer in self.parts.items():
             optimizer.state.clear()
-            for piece in self._pieces[part] if state else ():
-                p = piece.tensor
+            for piece in self._pieces[part] if with_state else ():
+                like = piece.tensor.detach()
                 for key in _KEYS[part]:
-                    name = f"{part}.{piece.name}.{key}"
-                    if name not in left:
-                        raise ValueError(f"{name} is missing.")
-                    value = left.pop(name)
-                    if value.shape not in (p.shape, ()):
-                        raise ValueError(f"{name} has the shape {tuple(value.shape)}, its parameter {tuple(p.shape)}.")
-                    # Copied also where it lies on the device: torch aligns what it allocates, and files do not.
-                    optimizer.state[p][key] = value.to(p.device, copy=True)
-        if left:
+                    number = key in _NUMBERS
+                    optimizer.state[piece.tensor][key] = like.new_zeros(()) if number else torch.zeros_like(like)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put copies of `state` in place of all there is: that of whole parameters, of which the pieces take theirs.
+
+        Raises ValueError where it is that of other parameters.
+        """
+        self.reset(with_state=bool(state))
+        left = dict(state)
+        for name, piece, tensor in self.entries():
+            value = left.pop(name, None)
+            if value is None:
+                raise ValueError(f"{name} is missing.")
+            whole = piece.parameter.shape if tensor.ndim else torch.Size()
+            if value.shape != whole:
+                raise ValueError(f"{name} has the shape {tuple(value.shape)}, its parameter {tuple(whole)}.")
+            # Copied also where it lies on the device: torch aligns what it allocates, and files do not.
+            tensor.copy_(value[piece.start : piece.start + len(piece.tensor)] if tensor.ndim else value)
+        if left and self.division.world.size == 1:
             raise ValueError(f"{sorted(left)[0]} is of no parameter.")
 
 

@@ -50,7 +50,7 @@ class Piece:
     def of(self, tensor: Tensor) -> Tensor:
         """Its rows of the parameter, or of what is shaped like it; a view."""
         if isinstance(tensor, DTensor):
-            return local(tensor)
+            return here(tensor)
         return tensor[self.start : self.start + self.tensor.shape[0]]
 
 
@@ -147,14 +147,15 @@ class ByRows(Division):
 
     def _local(self, name: str, parameter: nn.Parameter) -> Piece:
         start, stop = chunk(len(parameter), self.world.size, self.world.rank)
-        own = local(parameter.detach())
+        own = here(parameter.detach())
         assert len(own) == stop - start, "FSDP2 divides rows otherwise"
         return Piece(name, parameter, start, nn.Parameter(own))
 
 
-def local(tensor: Tensor) -> Tensor:
-    """The rows of a DTensor that are here."""
-    assert isinstance(tensor, DTensor)
+def here(tensor: Tensor) -> Tensor:
+    """What of a tensor is in this process: some rows of a DTensor, all of any other."""
+    if not isinstance(tensor, DTensor):
+        return tensor
     own: Tensor = tensor.to_local()
     return own
 

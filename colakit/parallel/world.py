@@ -69,6 +69,10 @@ class World:
         """The main process's `value`."""
         return value
 
+    def told(self, error: ColakitError) -> BaseException:
+        """What to raise for an error that all processes meet at once: the main one tells of it."""
+        return error if self.is_main else Told()
+
     def together(self, work: Callable[[], T]) -> T:
         """What `work` returns here, once it has succeeded everywhere.
 

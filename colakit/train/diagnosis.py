@@ -9,37 +9,42 @@ import torch
 from torch import Tensor, nn
 
 from colakit.data.loader import Batch
+from colakit.optim.pieces import here
 from colakit.train.step import TrainStep
 
 
 def first_bad_layer(step: TrainStep, micro_batches: Sequence[Batch]) -> str:
-    """The first place, in the order of computation, of a number that is not finite, in words.
+    """The first place, in the order of computation, of a number that is not finite, in words; the first process's.
 
     Runs forward and backward pass, and leaves no gradient behind. What the passes draw is drawn from torch's generator:
     to see the same dropout, put it back to where it was before the step. Compiled blocks drew theirs otherwise.
     """
-    for name, p in step.model.named_parameters():
-        if not _is_finite(p):
-            return f"the weight {name}"
+    found = [f"the weight {name}" for name, p in step.model.named_parameters() if not _is_finite(p)]
+    if not step.world.any(bool(found)):
+        found = _run_again(step, micro_batches)
+    step.optimizer.zero_grad()
+    told = next((place for place in step.world.gather(found[0] if found else None) if place is not None), None)
+    return told or "nowhere when the batch was run once more"
+
+
+def _run_again(step: TrainStep, micro_batches: Sequence[Batch]) -> list[str]:
+    """What is found in this process's part; all make the same passes, in which FSDP2's have to take part."""
     found: list[str] = []
     with ExitStack() as hooks, step.model.eagerly():  # compiled blocks have no modules to look at
         for name, module in step.model.named_modules():
             if name:
                 hooks.callback(module.register_forward_hook(_watch(name, found)).remove)
         for micro_batch in micro_batches:
-            nll = step.accumulate([micro_batch], int(micro_batch.tokens.numel()))[0]
+            nll = step.accumulate([micro_batch], int(micro_batch.tokens.numel()), shares=False)[0]
             if not found and not bool(torch.isfinite(nll)):
                 found.append("the loss")
-            if found:
-                break
     if not found:
         found += [f"the gradient of {name}" for name, p in step.model.named_parameters() if not _is_finite(p.grad)]
     if not found:
-        norms = {name: float(p.grad.norm()) for name, p in step.model.named_parameters() if p.grad is not None}
+        norms = {name: float(here(p.grad).norm()) for name, p in step.model.named_parameters() if p.grad is not None}
         if not math.isfinite(math.hypot(*norms.values())):
             found.append(f"the norm of finite gradients, the largest that of {max(norms, key=norms.__getitem__)}")
-    step.optimizer.zero_grad()
-    return found[0] if found else "nowhere when the batch was run once more"
+    return found
 
 
 def _watch(name: str, found: list[str]) -> Any:  # Any: torch's hooks
@@ -59,4 +64,4 @@ def _watch(name: str, found: list[str]) -> Any:  # Any: torch's hooks
 
 
 def _is_finite(tensor: Tensor | None) -> bool:
-    return tensor is None or not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach()).all())
+    return tensor is None or not tensor.is_floating_point() or bool(torch.isfinite(here(tensor.detach())).all())

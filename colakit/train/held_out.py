@@ -12,6 +12,8 @@ from colakit.evaluate.scores import LMScorer, Tally, score_windows
 from colakit.evaluate.text_bytes import gzip_bits_per_byte
 from colakit.evaluate.windows import BlockWindows
 from colakit.model.lm import LM
+from colakit.parallel.world import ALONE, World
+from colakit.parallel.wrap import Replica
 from colakit.records.run import EvalRecord
 
 log = logging.getLogger(__name__)
@@ -21,13 +23,16 @@ SAMPLE_TEMPERATURE = 0.8
 
 
 class HeldOut:
-    """The first ``eval_tokens`` of the held-out side of `data`, the same ones each time."""
+    """The first ``eval_tokens`` of the held-out side of `data`, the same ones each time, shared by all processes."""
 
-    def __init__(self, model: LM, data: PreparedData, machine: Machine, train: TrainConfig) -> None:
-        self._model = model
+    def __init__(
+        self, replica: Replica, data: PreparedData, machine: Machine, train: TrainConfig, world: World = ALONE
+    ) -> None:
+        self._replica = replica
         self._data = data
         self._machine = machine
         self._train = train
+        self._world = world
 
     def evaluate(self, step: int) -> EvalRecord:
         """Loss and accuracy of the model, which has made `step` steps."""
@@ -35,12 +40,14 @@ class HeldOut:
         windows = BlockWindows(self._data.held_out, self._train.eval_tokens)
         tally = Tally(windows.n_documents, self._data.tokenizer.token_bytes)
         score_windows(
-            LMScorer(self._model, self._machine),
+            LMScorer(self._replica.model, self._machine, self._replica.objective.factors),
             windows,
             tally,
-            batch_size=self._train.effective_micro_batch_size,
+            batch_size=self._train.micro_batch_size_of(self._world.size),
             isolate_eot=self._data.isolate_eot,
+            world=self._world,
         )
+        self._replica.rest()
         scores = tally.scores()
         return EvalRecord(
             step=step,
@@ -59,13 +66,13 @@ class HeldOut:
         batches = held_out_batches(data.held_out, train.effective_micro_batch_size, train.eval_tokens)
         return gzip_bits_per_byte(batches, data.tokenizer.token_bytes)
 
-    def sample(self) -> tuple[str, str]:
-        """The beginning of a held-out document, and ``sample_tokens`` with which the model goes on."""
+    def sample(self, model: LM) -> tuple[str, str]:
+        """The beginning of a held-out document, and ``sample_tokens`` with which `model` goes on."""
         tokenizer, n_tokens = self._data.tokenizer, self._train.sample_tokens
         # A document without a token to show is continued from its start, which follows an end-of-text token.
         prompt = tokenizer.encode_batch([self._data.prompt_text])[0][:PROMPT_TOKENS] or [tokenizer.eot_id]
         sampling = Sampling(temperature=SAMPLE_TEMPERATURE, seed=self._train.seed)
-        ids = list(generate(self._model, prompt, n_tokens, self._machine, n_ids=tokenizer.n_tokens, sampling=sampling))
+        ids = list(generate(model, prompt, n_tokens, self._machine, n_ids=tokenizer.n_tokens, sampling=sampling))
         if len(ids) < n_tokens:
             log.warning("The sample ends early: the model's outputs are not finite. Try a lower optim.lr.")
         return tokenizer.decode(prompt), tokenizer.decode(ids)

@@ -27,6 +27,8 @@ MAY_CHANGE = frozenset(
         *(f"train.{name}" for name in ("checkpoint_every", "checkpoint_every_min", "keep_last", "keep_every")),
         *(f"train.{name}" for name in ("skip_spikes", "max_skipped", "memory_gib")),
         "data.on_bad_record",
+        "parallel.strategy",
+        "parallel.timeout_s",
         *MAY_MOVE,
     }
 )

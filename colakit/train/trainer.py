@@ -1,10 +1,10 @@
 """A training run from a resolved configuration to its summary. `Trainer.fit` reads like a table of contents."""
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from colakit.build import (
 )
 from colakit.checkpoint import rng
 from colakit.checkpoint.folders import Checkpoints
-from colakit.checkpoint.model_file import MODEL_FILE, load_model, load_optimizer
+from colakit.checkpoint.model_file import copy_model, load_model, load_optimizer
+from colakit.config.rules import check_divides
 from colakit.config.schema import RunConfig
 from colakit.data.ahead import ahead
 from colakit.data.cache import write_whole
@@ -31,6 +32,10 @@ from colakit.errors import RunError
 from colakit.evaluate.text_bytes import byte_lengths, count_bytes
 from colakit.host import describe_machine
 from colakit.model.lm import LM
+from colakit.optim.pieces import here
+from colakit.parallel.environment import SOLE, Place
+from colakit.parallel.world import ALONE, World
+from colakit.parallel.wrap import ShardedReplica
 from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.diagnosis import first_bad_layer
 from colakit.train.faults import describe_fault, how_to_go_on, is_expected
@@ -50,9 +55,10 @@ from colakit.train.runs import (
     write_json,
 )
 from colakit.train.saver import Saver
+from colakit.train.shared_saver import SharedSaver
 from colakit.train.signals import StopFlag, stop_on_signal
-from colakit.train.sinks import Sink
-from colakit.train.state import describe_state, warn_of_differences
+from colakit.train.sinks import Sink, SinkSet
+from colakit.train.state import describe_state, restore_rng, warn_of_differences
 from colakit.train.step import StepResult, TrainStep
 from colakit.train.totals import Totals
 from colakit.units import NATS_PER_BIT
@@ -64,7 +70,11 @@ _STEPS_AHEAD = 2
 
 class Trainer:
     """One run, or the rest of one. Construction checks and prepares everything that can fail by the user's mistake;
-    only then is the folder made. `sinks` builds the run's sinks once the folder exists."""
+    only then is the folder made. `sinks` builds the run's sinks once the folder exists.
+
+    Of several processes each has a trainer, and they go through the run together; the main one alone has sinks and
+    writes, but for what is divided among them.
+    """
 
     def __init__(
         self,
@@ -74,62 +84,94 @@ class Trainer:
         sinks: Callable[[RunFolder], Sink],
         watch: Watch = unwatched,
         resume: Resumption | None = None,
+        world: World = ALONE,
+        place: Place = SOLE,
     ) -> None:
         """`out` is the folder of a new run, `resume` what an old one goes on from.
 
         Raises RunError where another process has the folder, DataError where the data is not what the old one read.
         """
         self.config = config
+        self.world = world
         with ExitStack() as on_failure:
-            if resume is None:
-                plan_run_folder(out, config.preset)  # refused before the data is prepared
-            else:
-                on_failure.callback(resume.folder.lock.release)
-                resume.folder.lock.acquire()
-            check_sources(config.data) if resume is None else check_where_it_lies(config)
-            self.machine: Machine = pick_machine(config)
+            self.machine: Machine = world.together(lambda: self._check(out, resume, place, on_failure))
             model = config.model
-            self.data = prepare(config.data, seq_len=model.seq_len, vocab_size=model.vocab_size, watch=watch)
+            self.data = world.main_first(
+                lambda: prepare(
+                    config.data,
+                    seq_len=model.seq_len,
+                    vocab_size=model.vocab_size,
+                    watch=watch if world.is_main else unwatched,
+                )
+            )
             self.byte_lengths = byte_lengths(self.data.tokenizer.token_bytes)
             self.model: LM = build_model(config, self.machine)
-            self.held_out = HeldOut(self.model, self.data, self.machine, config.train)
-            self.step = TrainStep.of(config, self.model, self.machine)
-            self.loader: TrainLoader = build_loader(config, self.data)
+            self.step = TrainStep.of(config, self.model, self.machine, world)
+            self.held_out = HeldOut(self.step.replica, self.data, self.machine, config.train, world)
+            self.loader: TrainLoader = build_loader(config, self.data, world)
             self.schedule = build_schedule(config)
             self.totals = Totals()
-            check_budget(config.train.memory_gib)
+            world.together(lambda: check_budget(config.train.memory_gib))
             self._held = held_bytes()
             self._environment = describe_machine().to_dict()
-            self._rng: dict[str, Any] | None = None  # Any: JSON values
+            self._resumed: dict[str, Any] | None = resume.state if resume is not None else None  # Any: JSON values
             self._before: tuple[list[torch.Tensor], dict[str, Any]] | None = None  # Any: JSON values
             """Of generators and guard, while a step is made: where that fails, the run stands there."""
             self._is_recording = False
             if resume is None:
-                self.folder, self.sinks = create_run(out, config, self.data.describe(), sinks)
+                self.folder, self.sinks = self._create(out, sinks)
             else:
                 self.folder, self.sinks = resume.folder, self._take_up(resume, sinks)
             on_failure.pop_all()
         self._first = self._saved = self.totals.steps
         self._trained_before_s = self.totals.train_s
-        self._saver = Saver(
+        make = Saver if world.size == 1 else partial(SharedSaver, world=world)
+        self._saver: Saver = make(
             Checkpoints(self.folder.checkpoints), keep_last=config.train.keep_last, keep_every=config.train.keep_every
         )
 
-    def fit(self) -> RunSummary:
-        """Train to max_steps, or until a signal; evaluate, save and summarise."""
+    def _check(self, out: Path | None, resume: Resumption | None, place: Place, on_failure: ExitStack) -> Machine:
+        """What can be refused before the data is prepared."""
+        if self.world.is_main:
+            if resume is None:
+                plan_run_folder(out, self.config.preset)
+            else:
+                on_failure.callback(resume.folder.lock.release)
+                resume.folder.lock.acquire()
+            check_sources(self.config.data) if resume is None else check_where_it_lies(self.config)
+        check_divides(self.config, self.world.size)
+        return pick_machine(self.config, place)
+
+    def _create(self, out: Path | None, sinks: Callable[[RunFolder], Sink]) -> tuple[RunFolder, Sink]:
+        """The folder of a new run, which the main process makes."""
+
+        def create() -> tuple[RunFolder, Sink] | None:
+            return create_run(out, self.config, self.data.describe(), sinks) if self.world.is_main else None
+
+        made = self.world.together(create)
+        root = self.world.agree(str(made[0].root) if made is not None else "")
+        return made if made is not None else (RunFolder(Path(root)), SinkSet([]))
+
+    def fit(self) -> RunSummary | None:
+        """Train to max_steps, or until a signal; evaluate, save and summarise. Only the main process has a summary."""
         self._started = self._saved_at = time.perf_counter()
         try:
             # The signals stay caught to the end: one that comes late must not cost what was trained.
-            with stop_on_signal() as stop, self._saved_on_failure():
-                self.data.tokenizer.save(self.folder.tokenizer)
+            with stop_on_signal() as stop, self.world.watched(self._where), self._saved_on_failure():
+                if self.world.is_main:
+                    self.data.tokenizer.save(self.folder.tokenizer)
                 with deterministic(self.config.train.deterministic), memory_budget(self.config.train.memory_gib):
                     interrupted = self._loop(stop)
                 self._save()
-                self._saver.wait()
-                self._leave_model()
                 seen = self.totals.evaluation
-                if seen is None or seen.step < self.totals.steps:
+                is_evaluated = seen is not None and seen.step == self.totals.steps
+                self._saver.wait()
+                if self.world.is_main:
+                    self._leave_model()
+                if not is_evaluated:
                     self._evaluate()
+                if not self.world.is_main:
+                    return None
                 summary = self._summarise(interrupted=interrupted)
                 write_json(self.folder.summary, summary.to_dict())
         except KeyboardInterrupt:
@@ -142,6 +184,10 @@ class Trainer:
             self.folder.lock.release()
         return summary
 
+    def _where(self) -> str:
+        """How far the run is, for who cannot go on."""
+        return f"This was in step {self.totals.steps + 1}. {how_to_go_on(self.folder)}"
+
     def _close_sinks(self) -> None:
         try:
             self.sinks.close()
@@ -152,22 +198,26 @@ class Trainer:
         """Put everything back where it was after the checkpoint's step, what is in the run's folder too."""
         state = resume.state
         check_same_data(resume.folder.root, resume.folder.data, state["data"]["fingerprint"], self.data)
-        load_model(self.model, resume.checkpoint)
-        load_optimizer(self.step.optimizer, resume.checkpoint)
+        self.world.together(lambda: load_model(self.model, resume.checkpoint, self.world))
+        self.world.together(lambda: load_optimizer(self.step.optimizer, resume.checkpoint))
         self.step.guard.load_state_dict(state["guard"])
         self.totals = resume.totals
-        self._rng = state["rng"]
         warn_of_differences(state, self._state())
-        try:
-            reopen(resume)
-            taken = sinks(resume.folder)
-        except OSError as error:
-            raise RunError(describe_fault(error, resume.folder, self.config, self.totals.steps, self._held)) from error
+        taken = self.world.together(lambda: self._reopen(resume, sinks))
         for record in last_records(resume.folder.metrics):
             if isinstance(record, EvalRecord) and record.step == self.totals.steps:
                 self.totals.note(record)
         log.info("Going on after step %d of %d.", self.totals.steps, self.config.train.max_steps)
         return taken
+
+    def _reopen(self, resume: Resumption, sinks: Callable[[RunFolder], Sink]) -> Sink:
+        if not self.world.is_main:
+            return SinkSet([])
+        try:
+            reopen(resume)
+            return sinks(resume.folder)
+        except OSError as error:
+            raise RunError(describe_fault(error, resume.folder, self.config, self.totals.steps, self._held)) from error
 
     @contextmanager
     def _saved_on_failure(self) -> Iterator[None]:
@@ -181,7 +231,9 @@ class Trainer:
             raise RunError(f"{told} {self._rescue()}") from error
 
     def _rescue(self) -> str:
-        """Save what there is, and say where it is."""
+        """Save what there is, and say where it is. A process that others depend on cannot save without them."""
+        if self.world.size > 1:
+            return how_to_go_on(self.folder)
         if not self.totals.steps:
             self._saver.close()
             self.folder.discard()
@@ -202,12 +254,11 @@ class Trainer:
     def _loop(self, stop: StopFlag) -> bool:
         """Train; True where a signal ended it early."""
         # Dropout draws from torch's global generator.
-        rng.seed(self.config.train.seed) if self._rng is None else rng.restore(self._rng)
+        restore_rng(self._resumed, self.config, self.world)
         self.model.train()
         train = self.config.train
-        with closing(
-            ahead(self.loader.steps(self._first, train.max_steps, train.effective_micro_batch_size), _STEPS_AHEAD)
-        ) as steps:
+        micro = train.micro_batch_size_of(self.world.size)
+        with closing(ahead(self.loader.steps(self._first, train.max_steps, micro), _STEPS_AHEAD)) as steps:
             if self._first < train.max_steps and self._is_evaluation_due():
                 self._evaluate()
             for step in range(self._first, train.max_steps):
@@ -226,15 +277,17 @@ class Trainer:
                 if reason is not None:
                     self._stop_where_hopeless(reason)
                 last = step + 1 == train.max_steps
-                if stop.is_set or last:
+                is_stopped, is_time = self.world.totals(stop.is_set, self.world.is_main and self._is_time_to_save())
+                if is_stopped or last:
                     break
-                if reason is None:  # else what the weights have come to may be what is wrong
-                    if self._is_checkpoint_due():
-                        self._save()
-                    if self._is_evaluation_due():
+                # Where an update was left out, what the weights have come to may be what is wrong.
+                is_due = self._is_evaluation_due()
+                if reason is None and (is_due or is_time or self._is_checkpoint_due()):
+                    self._save()
+                    if is_due:
                         self._evaluate()
-                if stop.is_set:
-                    break
+                    if self.world.any(stop.is_set):
+                        break
         return self.totals.steps < train.max_steps
 
     def _is_evaluation_due(self) -> bool:
@@ -246,23 +299,25 @@ class Trainer:
     def _check_weights(self) -> None:
         """Raise RunError where a weight is not finite: no update mends it, and no checkpoint shall hold it."""
         parameters = dict(self.model.named_parameters())
-        is_finite = torch.stack([torch.isfinite(p.detach()).all() for p in parameters.values()]).tolist()
-        if not all(is_finite):
-            name = list(parameters)[is_finite.index(False)]
+        is_finite = torch.stack([torch.isfinite(here(p.detach())).all() for p in parameters.values()]).tolist()
+        bad = [i for i, finite in enumerate(is_finite) if not finite]
+        found = [i for i in self.world.gather(bad[0] if bad else None) if i is not None]
+        if found:
+            name = list(parameters)[min(found)]
             self._saver.wait()
-            raise RunError(
+            message = (
                 f"Step {self.totals.steps}: the weight {name} is not finite, which no update mends. "
                 f"{how_to_go_on(self.folder)} Where it happens again, start anew with a lower optim.lr."
             )
+            raise self.world.told(RunError(message))
 
     def _is_checkpoint_due(self) -> bool:
-        steps, train = self.totals.steps, self.config.train
-        minutes = (time.perf_counter() - self._saved_at) / 60.0
-        return (
-            self._is_evaluation_due()
-            or (train.checkpoint_every is not None and steps % train.checkpoint_every == 0)
-            or (train.checkpoint_every_min is not None and minutes >= train.checkpoint_every_min)
-        )
+        every = self.config.train.checkpoint_every
+        return every is not None and self.totals.steps % every == 0
+
+    def _is_time_to_save(self) -> bool:
+        minutes, most = (time.perf_counter() - self._saved_at) / 60.0, self.config.train.checkpoint_every_min
+        return most is not None and minutes >= most
 
     def _save(self) -> None:
         """Take a checkpoint of this step, unless there is one. Raises OSError, and RunError for weights not finite."""
@@ -290,7 +345,7 @@ class Trainer:
         newest = Checkpoints(self.folder.checkpoints).newest()
         assert newest is not None
         # A file of its own: one shared with the checkpoint would be damaged with it.
-        write_whole(self.folder.model, lambda partial: shutil.copy(newest / MODEL_FILE, partial))
+        write_whole(self.folder.model, lambda partial: copy_model(newest, partial))
 
     def _announce_stage(self, step: int) -> None:
         """Log where a step is the first with a block of a new stage."""
@@ -346,15 +401,17 @@ class Trainer:
                 advice = "Where it fails again, --set train.skip_spikes=… to a higher threshold, or to none."
             else:
                 advice = "Where it fails again, start anew with a lower optim.lr."
-            raise RunError(
+            message = (
                 f"Step {self.totals.steps}: {n_skipped} updates in a row were left out, the last one: {reason}. "
                 f"{how_to_go_on(self.folder)} {advice}"
             )
+            raise self.world.told(RunError(message))
 
     def _bits_per_byte(self, result: StepResult, batches: Sequence[Batch]) -> float | None:
         if self.byte_lengths is None:
             return None
-        text_bytes = sum(count_bytes(batch.targets, self.byte_lengths) for batch in batches)
+        own = sum(count_bytes(batch.targets, self.byte_lengths) for batch in batches)
+        (text_bytes,) = self.world.totals(own)
         return result.loss * result.tokens / NATS_PER_BIT / text_bytes if text_bytes else None
 
     def _evaluate(self) -> None:
@@ -362,13 +419,21 @@ class Trainer:
         self.totals.note(record)
         self.sinks.evaluation(record)
 
+    def _whole_model(self) -> LM:
+        """The trained model, with all of its weights in this process."""
+        if not isinstance(self.step.replica, ShardedReplica):
+            return self.model
+        whole = build_model(self.config, self.machine)
+        load_model(whole, self.folder.root)
+        return whole
+
     def _summarise(self, *, interrupted: bool) -> RunSummary:
         totals, final = self.totals, self.totals.evaluation
         assert final is not None
         assert totals.first_loss is not None
         assert totals.last_loss is not None
         train_s = self._trained_before_s + time.perf_counter() - self._started
-        prompt, sample = self.held_out.sample()
+        prompt, sample = self.held_out.sample(self._whole_model())
         steps_s = totals.step_ms / 1000.0
         return RunSummary(
             preset=self.config.preset,

@@ -1,0 +1,66 @@
+"""``--nproc``: start so many processes of a command on this machine, by torch's own launcher, and wait for them."""
+
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+
+import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from colakit.errors import ConfigError, Problem
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_S = 3600
+"""What the processes have for saving and evaluating, once a signal has told them to end."""
+
+
+def check_gpus(n: int, device: str) -> None:
+    """Raise ConfigError where `n` processes are more than there are GPUs, of which each gets one."""
+    n_gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else n
+    if n > n_gpus:
+        rule = f"there {'is 1 GPU' if n_gpus == 1 else f'are {n_gpus} GPUs'} on this machine, and each has one process"
+        fix = "Start fewer processes, or --set train.device=cpu."
+        raise ConfigError([Problem("--nproc", n, rule, fix)])
+
+
+def launch(n: int, arguments: Sequence[str], *, threads: int) -> int:
+    """Run ``colakit ARGUMENTS`` in `n` processes, of so many `threads` each; → the exit code of the first that failed.
+
+    Where one fails the others are ended. A signal goes to all of them, and they are waited for.
+    """
+    # Else each would take every core, and all would wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=n,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        shutdown_timeout=_PATIENCE_S,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "colakit", *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        return _told(rank, failure)
+    except SignalException as ended:
+        return 128 + int(ended.sigval)
+    return 0
+
+
+def _told(rank: int, failure: ProcessFailure) -> int:
+    """Say of a process what it could not say itself; → the exit code that stands for it."""
+    if failure.exitcode < 0:
+        log.error("Process %d was ended by %s: killed by somebody, or for want of memory.", rank, failure.signal_name())
+        return 128 - failure.exitcode
+    if failure.exitcode != 2:  # the user's mistakes are told of, and all of them
+        log.error("Process %d failed with exit code %d; what it said is above.", rank, failure.exitcode)
+    return failure.exitcode

@@ -1,0 +1,81 @@
+"""Checkpoints of a run that several processes share: the main one writes what it has whole, all what is divided."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.distributed.tensor import DTensor
+
+from colakit.checkpoint.folders import Checkpoints
+from colakit.checkpoint.model_file import MODEL_FILE, OPTIMIZER_FILE, model_tensors, optimizer_tensors
+from colakit.checkpoint.sharded import MODEL_FOLDER, OPTIMIZER_FOLDER, Parts, model_parts, optimizer_parts, save_parts
+from colakit.errors import RunError, disk_fault
+from colakit.model.lm import LM
+from colakit.optim.combined import CombinedOptimizer
+from colakit.parallel.world import World
+from colakit.train.saver import Saver
+
+
+class SharedSaver(Saver):
+    """As `Saver`; every process calls `save`, at the same steps."""
+
+    def __init__(self, checkpoints: Checkpoints, *, keep_last: int, keep_every: int | None, world: World) -> None:
+        super().__init__(checkpoints, keep_last=keep_last, keep_every=keep_every)
+        self._world = world
+
+    def save(
+        self,
+        step: int,
+        model: LM,
+        optimizer: CombinedOptimizer,
+        documents: Mapping[str, dict[str, Any]],  # Any: JSON values
+        best_step: int | None,
+    ) -> None:
+        """Take the checkpoint of `step`, the disk's confirmation and hashes meanwhile; weights may change behind it.
+
+        Raises RunError in every process where one cannot write.
+        """
+        aside = self._checkpoints.aside_of(step)
+        self._together(self._begin, step)
+        divided: dict[str, Parts] = {}
+        if any(isinstance(p, DTensor) for p in model.parameters()):
+            divided[MODEL_FOLDER] = model_parts(model, self._world)
+        if optimizer.division.world.size > 1:
+            divided[OPTIMIZER_FOLDER] = optimizer_parts(optimizer)
+        for name, parts in divided.items():
+            self._together(save_parts, parts, aside / name, self._world)
+        self._together(self._write_whole, step, model, optimizer, documents, divided)
+        if self._world.is_main:
+            self._pending = self._pool.submit(self._publish, aside, best_step)
+
+    def _begin(self, step: int) -> None:
+        if self._world.is_main:
+            self.wait()
+            self._checkpoints.begin(step)
+
+    def _write_whole(
+        self,
+        step: int,
+        model: LM,
+        optimizer: CombinedOptimizer,
+        documents: Mapping[str, dict[str, Any]],
+        divided: Mapping[str, Parts],
+    ) -> None:
+        if not self._world.is_main:
+            return
+        tensors = {}
+        if MODEL_FOLDER not in divided:
+            tensors[MODEL_FILE] = model_tensors(model)
+        if OPTIMIZER_FOLDER not in divided:
+            tensors[OPTIMIZER_FILE] = optimizer_tensors(optimizer)
+        self._write(self._checkpoints.aside_of(step), tensors, documents)
+
+    def _together(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Have every process do it, and raise in all of them where it fails in one."""
+
+        def told() -> None:
+            try:
+                work(*arguments)
+            except OSError as error:
+                raise RunError(disk_fault(self._checkpoints.folder, error)) from error
+
+        self._world.together(told)
