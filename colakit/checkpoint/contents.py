@@ -6,11 +6,12 @@ Whether a checkpoint is what was written, byte for byte, `folders.verify` tells.
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from colakit.checkpoint.folders import MANIFEST, SCHEMA_VERSION, step_of
+from colakit.checkpoint.folders import MANIFEST, MODEL_FILE, MODEL_FOLDER, SCHEMA_VERSION, step_of
 from colakit.errors import CheckpointError
 from colakit.records.info import CheckpointInfo, TensorInfo
 
@@ -28,6 +29,32 @@ def tensors_of(path: Path) -> list[TensorInfo]:
             f"{path}: not a readable safetensors file ({error}). It was cut short or changed: copy it again, or give "
             "another checkpoint."
         ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights of a checkpoint or run: one, or one of each process that wrote; none."""
+    if (folder / MODEL_FOLDER).is_dir():
+        return sorted((folder / MODEL_FOLDER).glob("*.safetensors"))
+    return [folder / MODEL_FILE] if (folder / MODEL_FILE).is_file() else []
+
+
+def joined(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
+    """`tensors` with those of one name as one, of all their rows: several processes have written a part each."""
+    found: dict[str, TensorInfo] = {}
+    for t in tensors:
+        before = found.get(t.name)
+        rows = (before.shape[0] + t.shape[0], *t.shape[1:]) if before is not None else t.shape
+        found[t.name] = replace(t, shape=rows)
+    return [found[name] for name in sorted(found, key=_by_number)]
+
+
+def data_bytes(files: Iterable[Path]) -> int:
+    """Bytes of the tensors in safetensors files, without their headers. Raises OSError."""
+    total = 0
+    for path in files:
+        with path.open("rb") as file:
+            total += path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
+    return total
 
 
 def grouped(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:

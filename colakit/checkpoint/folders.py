@@ -18,6 +18,8 @@ from colakit.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.safetensors"
+MODEL_FOLDER, OPTIMIZER_FOLDER = "model", "optimizer"
+"""In a checkpoint that several processes wrote: a file of each, in place of one of all."""
 SCHEMA_VERSION = 1
 """Rises when what a checkpoint holds changes its meaning."""
 

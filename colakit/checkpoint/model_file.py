@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from colakit.checkpoint.folders import MODEL_FILE as MODEL_FILE
+from colakit.checkpoint.folders import MODEL_FOLDER, OPTIMIZER_FOLDER
 from colakit.checkpoint.sharded import (
-    MODEL_FOLDER,
-    OPTIMIZER_FOLDER,
     Parts,
     load_parts,
     model_parts,

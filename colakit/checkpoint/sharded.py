@@ -8,14 +8,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
+    Metadata,
     MetadataIndex,
     TensorProperties,
     TensorStorageMetadata,
@@ -33,9 +36,6 @@ from colakit.optim.combined import CombinedOptimizer
 from colakit.optim.pieces import here
 from colakit.parallel.world import World
 
-MODEL_FOLDER, OPTIMIZER_FOLDER = "model", "optimizer"
-"""In a checkpoint, in place of a file each."""
-
 
 @dataclass(frozen=True)
 class Part:
@@ -49,7 +49,7 @@ class Part:
         """Of the whole."""
         return self.shape
 
-    # What torch.distributed.checkpoint asks of anything that is saved in parts (torch.distributed._checkpointable).
+    # What torch.distributed.checkpoint asks of whatever is saved in parts; DTensor, which has none but even ones, too.
 
     def __create_write_items__(self, name: str, _object: object) -> list[WriteItem]:
         data = TensorWriteData(self._chunk, TensorProperties.create_from_tensor(self.tensor), self.shape)
@@ -58,9 +58,6 @@ class Part:
     def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
         return [self._chunk]
 
-    def __get_tensor_shard__(self, _index: MetadataIndex) -> Tensor:
-        return self.tensor
-
     @property
     def _chunk(self) -> ChunkStorageMetadata:
         offsets = torch.Size([self.start, *(0 for _ in self.shape[1:])])
@@ -68,6 +65,25 @@ class Part:
 
 
 Parts = Mapping[str, Part]
+
+
+class _SavePlanner(DefaultSavePlanner):
+    def lookup_object(self, index: MetadataIndex) -> Tensor:
+        part: Part = self.state_dict[index.fqn]
+        return part.tensor
+
+
+class _LoadPlanner(DefaultLoadPlanner):
+    def set_up_planner(
+        self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
+    ) -> None:
+        """Without the default's look for tensors without memory, which takes a part for something else."""
+        self.state_dict, self.metadata, self.is_coordinator = state_dict, metadata, is_coordinator
+        self.flatten_state_dict = False
+
+    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
+        part: Part = self.state_dict[index.fqn]
+        return part.tensor
 
 
 def model_parts(model: LM, world: World) -> Parts:
@@ -109,6 +125,7 @@ def save_parts(parts: Parts, folder: Path, world: World) -> None:
             save(
                 dict(copies),
                 storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+                planner=_SavePlanner(),
                 process_group=world.control,
                 no_dist=world.size == 1,
             )
@@ -130,7 +147,9 @@ def load_parts(parts: Parts, folder: Path) -> None:
             )
     with _without_its_words():
         try:
-            load(dict(parts), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+            load(
+                dict(parts), storage_reader=HuggingFaceStorageReader(str(folder)), planner=_LoadPlanner(), no_dist=True
+            )
         except CheckpointException as failed:
             error = _first(failed)
             raise CheckpointError(f"{folder} cannot be read ({error}).") from error

@@ -60,6 +60,14 @@ class ShardedMuon(Muon):
         back = torch.cat([sent[:0], *answer]).to(compute_dtype(sent))
         self._apply(group, parts, self._exchange(back, from_all, to_owners).to(sent.dtype))
 
+    def flops_per_step(self) -> int:
+        """Of the matrices that fall to this process."""
+        return sum(
+            flops(m.shape, compute_dtype(group["params"][0]), group["ns_coefficients"], group["ns_steps"])
+            for group in self.param_groups
+            for m in self._owned(group)[self._world.rank]
+        )
+
     def _owned(self, group: dict[str, Any]) -> list[list[_Matrix]]:
         """The matrices that fall to each process, so that all have as much Newton–Schulz as can be."""
         matrices = list(_matrices(group, self._world.size))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from colakit.analysis.params import total_params
-from colakit.checkpoint.contents import checkpoint_info, grouped, tensors_of
+from colakit.checkpoint.contents import checkpoint_info, grouped, joined, tensors_of, weight_files
 from colakit.checkpoint.folders import MANIFEST, MODEL_FILE, Checkpoints, step_of
 from colakit.config.load import from_saved
 from colakit.config.schema import ModelConfig, RunConfig, SourceConfig
@@ -97,8 +97,8 @@ def _run(folder: RunFolder) -> InfoRecord:
     config = folder.load_config()
     (listing,) = list_runs(folder.root)
     checkpoints = tuple(_checkpoint_infos(folder))
-    whole = [Path(each.folder) / MODEL_FILE for each in checkpoints if each.fault is None]
-    weights = whole[-1] if whole else folder.model if folder.model.is_file() else None
+    whole = [weight_files(Path(each.folder)) for each in checkpoints if each.fault is None]
+    weights = whole[-1] if whole else weight_files(folder.root)
     totals = _totals(Path(checkpoints[-1].folder)) if checkpoints else Totals()
     for evaluation in _evaluations(folder.metrics):  # there may be more than the checkpoint knows of
         totals.note(evaluation)
@@ -118,7 +118,7 @@ def _run(folder: RunFolder) -> InfoRecord:
         machine=_machine(folder.environment),
         checkpoints=checkpoints,
     )
-    return _with_config(_with_tensors(record, [weights] if weights is not None else []), config)
+    return _with_config(_with_tensors(record, weights), config)
 
 
 def _checkpoint(path: Path) -> InfoRecord:
@@ -170,8 +170,8 @@ def _checkpoint_infos(folder: RunFolder) -> Iterator[CheckpointInfo]:
 
 def _weight_files(path: Path) -> list[Path]:
     """The one file, or those that an index names."""
-    if (path / MODEL_FILE).is_file():
-        return [path / MODEL_FILE]
+    if files := weight_files(path):
+        return files
     names = _json(path / f"{MODEL_FILE}.index.json").get("weight_map")
     if isinstance(names, dict) and names:
         return [path / str(name) for name in sorted(set(names.values()))]
@@ -179,7 +179,7 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _with_tensors(record: InfoRecord, files: list[Path]) -> InfoRecord:
-    tensors = tuple(tensor for file in files for tensor in tensors_of(file))
+    tensors = tuple(joined(tensor for file in files for tensor in tensors_of(file)))
     size = sum(math.prod(tensor.shape) for tensor in tensors)
     return replace(record, tensors=tensors, parameters=size if files else None)
 

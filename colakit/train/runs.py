@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from colakit.checkpoint.contents import data_bytes, weight_files
 from colakit.checkpoint.folders import MODEL_FILE, Checkpoints
 from colakit.config.load import from_saved
 from colakit.config.schema import RunConfig
@@ -126,7 +127,7 @@ class RunFolder:
     def has_model_of(self, checkpoint: Path) -> bool:
         """Whether the model of `checkpoint` lies where every reader looks for it, as far as its size tells."""
         try:
-            return self.model.stat().st_size == (checkpoint / self.model.name).stat().st_size
+            return data_bytes([self.model]) == data_bytes(weight_files(checkpoint))
         except OSError:
             return False
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch.distributed.tensor import DTensor
 
-from colakit.checkpoint.folders import Checkpoints
+from colakit.checkpoint.folders import MODEL_FOLDER, OPTIMIZER_FOLDER, Checkpoints
 from colakit.checkpoint.model_file import MODEL_FILE, OPTIMIZER_FILE, model_tensors, optimizer_tensors
-from colakit.checkpoint.sharded import MODEL_FOLDER, OPTIMIZER_FOLDER, Parts, model_parts, optimizer_parts, save_parts
+from colakit.checkpoint.sharded import Parts, model_parts, optimizer_parts, save_parts
 from colakit.errors import RunError, disk_fault
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer
