@@ -93,6 +93,24 @@ def main(args: Sequence[str] | None = None) -> None:
 
     A `ColakitError` becomes its message on the standard error; any other exception leaves a traceback.
     """
+    if "WORLD_SIZE" not in os.environ:
+        _run(args)
+        return
+    code: object = 0
+    try:
+        _run(args)
+    except SystemExit as ending:
+        code = ending.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    # Without Python's own end: threads of gloo may hold objects of it, and end the process with a signal then.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _run(args: Sequence[str] | None) -> None:
     # A process may be started with its standard streams closed.
     sys.stdout, sys.stderr = (
         stream or Path(os.devnull).open("w")  # noqa: SIM115  (as long as the process lives)

@@ -2,12 +2,15 @@
 
 import logging
 import os
+import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
 
+import psutil
 import torch
-from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -15,8 +18,7 @@ from colakit.errors import ConfigError, Problem
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 3600
-"""What the processes have for saving and evaluating, once a signal has told them to end."""
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def check_gpus(n: int, device: str) -> None:
@@ -31,11 +33,11 @@ def check_gpus(n: int, device: str) -> None:
 def launch(n: int, arguments: Sequence[str], *, threads: int) -> int:
     """Run ``colakit ARGUMENTS`` in `n` processes, of so many `threads` each; → the exit code of the first that failed.
 
-    Where one fails the others are ended. A signal goes to all of them, and they are waited for.
+    Where one fails the others are ended. Signals are passed on to them, and they end as one process alone would.
     """
     # Else each would take every core, and all would wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what failed is told below
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -44,16 +46,31 @@ def launch(n: int, arguments: Sequence[str], *, threads: int) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        shutdown_timeout=_PATIENCE_S,
+        # None of those that are passed on: torch's handlers end the job, whatever it has begun to save.
+        signals_to_handle="SIGQUIT",
     )
-    try:
-        elastic_launch(config, sys.executable)("-m", "colakit", *arguments)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        return _told(rank, failure)
-    except SignalException as ended:
-        return 128 + int(ended.sigval)
+    with _passing_signals_on():
+        try:
+            elastic_launch(config, sys.executable)("-m", "colakit", *arguments)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            return _told(rank, failure)
     return 0
+
+
+@contextmanager
+def _passing_signals_on() -> Iterator[None]:
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        for child in psutil.Process().children():
+            with suppress(psutil.NoSuchProcess):
+                child.send_signal(number)
+
+    before = {s: signal.signal(s, pass_on) for s in _PASSED_ON if signal.getsignal(s) is not signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _told(rank: int, failure: ProcessFailure) -> int:

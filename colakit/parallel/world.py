@@ -4,6 +4,8 @@ Small things (counts, flags, what went wrong) go over the CPU, so that a GPU is 
 """
 
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -176,6 +178,9 @@ class Group(World):
 
     def _roll_call(self) -> list[int]:
         """The processes that have lost the others, this one among them."""
+        if threading.current_thread() is threading.main_thread():
+            # The launcher asks all to end when one has; this one is about to, and has something to say first.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._store.set(f"waiting/{self.rank}", "")
         time.sleep(_ROLL_CALL_S)
         return [rank for rank in range(self.size) if self._store.check([f"waiting/{rank}"])]
