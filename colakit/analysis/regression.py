@@ -27,6 +27,8 @@ class Entry(BaseModel):
     dtype: str
     attention: str | None = None
     compiled: bool = False
+    processes: int = 1
+    strategy: str | None = None
     model_flops: int | None = None
     parameters: int | None = None
     tokens_per_s: Positive | None
@@ -41,6 +43,7 @@ class Entry(BaseModel):
     def title(self) -> str:
         """Whose figures they are."""
         name = self.name or self.preset
+        name += f", {self.strategy} x {self.processes}" if self.processes > 1 else ""
         return f"{name}, compiled" if self.compiled else name
 
 

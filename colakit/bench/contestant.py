@@ -16,9 +16,19 @@ class Contestant:
     config: RunConfig
     compiled: bool = False
     peer: PeerName | None = None
+    nproc: int = 1
+    """Processes that share the batch, by the configuration's ``parallel.strategy``."""
+    threads: int | None = None
+    """Of each process, on a CPU; None: torch's own choice."""
 
     @property
     def name(self) -> str:
         """Whose it is, and how."""
         name = self.peer or self.config.preset
-        return f"{name}, compiled" if self.compiled else name
+        shared = f", {self.config.parallel.strategy} x {self.nproc}" if self.nproc > 1 else ""
+        return f"{name}{shared}, compiled" if self.compiled else f"{name}{shared}"
+
+    @property
+    def own_batch_size(self) -> int:
+        """Sequences of a step that one process has."""
+        return self.config.train.batch_size // self.nproc

@@ -1,7 +1,7 @@
 """One contestant in a process of its own: built, warmed up, then timed a few steps at a time."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from statistics import median
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import psutil
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from colakit import nvml
 from colakit.bench.contestant import Contestant
@@ -18,6 +19,9 @@ from colakit.bench.storages import LiveStorages
 from colakit.build import Machine
 from colakit.host import give_back_freed_memory, peak_resident_memory, usable_cpus
 from colakit.optim.clock import Clock
+from colakit.optim.pieces import here
+from colakit.parallel.traffic import Traffic, communicating_ms
+from colakit.parallel.world import ALONE, World
 from colakit.records.run import OptimizerPart
 from colakit.units import gib
 
@@ -59,6 +63,10 @@ class Figures:
     parameters: int
     cpu_util_frac: float
     gpu: nvml.GpuUse | None
+    sent: Mapping[str, int] | None = None
+    """Bytes that this process sends in a step, by the kind of collective; None where it is alone."""
+    communicating_frac: float | None = None
+    """Share of a step's time in which a collective is under way."""
 
 
 class _Parts(NamedTuple):
@@ -76,9 +84,12 @@ class NotCompiledError(Exception):
 class Course:
     """Steps of `contestant` on random tokens, which the trainer's own loader reads and a thread makes ready."""
 
-    def __init__(self, contestant: Contestant, machine: Machine, *, gives_back: bool = False) -> None:
+    def __init__(
+        self, contestant: Contestant, machine: Machine, *, gives_back: bool = False, world: World = ALONE
+    ) -> None:
         """With `gives_back`, others have what a step needs between its turns; else it is kept, as in training."""
         config = contestant.config
+        self._world = world
         self._gives_back = gives_back
         machine = replace(machine, compiles=contestant.compiled)
         self._machine, self._device = machine, machine.device
@@ -87,17 +98,20 @@ class Course:
         if contestant.peer == "hf-llama":
             self._step = LlamaStep(config, machine)
         else:
-            self._step = OwnStep(config, machine, torch_muon=contestant.peer == "torch-muon")
-        self._batches = random_batches(config)
-        self._n_micro = -(-config.train.batch_size // config.train.effective_micro_batch_size)
+            self._step = OwnStep(config, machine, torch_muon=contestant.peer == "torch-muon", world=world)
+        self._batches = random_batches(config, world)
+        self._n_micro = -(-contestant.own_batch_size // config.train.micro_batch_size_of(world.size))
         self._n_steps = self._skipped = 0
         self._times: list[float] = []
         self._data_times: list[float] = []
         self._cpu_s = 0.0
+        self._cpus = contestant.threads or usable_cpus()
         self._sampler = nvml.Sampler(self._device) if self._on_cuda else None
         self._first_step_s = 0.0
         self._parts: list[_Parts] = []
         self._memory: Memory | None = None
+        self._sent: Mapping[str, int] | None = None
+        self._communicating_frac: float | None = None
 
     def warm_up(self) -> float:
         """The steps that are not timed; how many seconds the last ordinary one took. Raises NotCompiledError."""
@@ -107,6 +121,8 @@ class Course:
         if self._machine.compiles and not self._step.is_compiled:
             raise NotCompiledError
         self._memory = self._measure_memory()
+        if self._world.size > 1:
+            self._measure_sharing()
         taken = self._one()[0]
         self._skipped = 0
         self._give_back()
@@ -146,8 +162,10 @@ class Course:
             first_step_s=self._first_step_s,
             memory=self._memory,
             parameters=sum(p.numel() for p in self._step.model.parameters()),
-            cpu_util_frac=self._cpu_s / max(1e-9, sum(self._times)) / usable_cpus(),
+            cpu_util_frac=self._cpu_s / max(1e-9, sum(self._times)) / self._cpus,
             gpu=self._sampler.use() if self._sampler is not None else None,
+            sent=self._sent,
+            communicating_frac=self._communicating_frac,
         )
 
     def close(self) -> None:
@@ -181,7 +199,7 @@ class Course:
 
     def _measure_memory(self) -> Memory:
         """In one more step, which is not timed."""
-        parameters = list(self._step.model.parameters())
+        parameters = [here(p.detach()) for p in self._step.model.parameters()]
         weights = sum(p.nbytes for p in parameters)
         state = self._step.optimizer_state()
         optimizer = sum(t.nbytes for t in state)
@@ -207,6 +225,17 @@ class Course:
             self._one()
         peak = gib(live.peak + weights + optimizer)
         return Memory(peak, None, gib(peak_resident_memory()), **fixed, activations=gib(max(activations)), retries=None)
+
+    def _measure_sharing(self) -> None:
+        """In two more steps that are not timed: one counted, one looked at by torch's profiler."""
+        with Traffic(self._world.rank, self._world.size) as traffic:
+            self._one()
+        activity = ProfilerActivity.CUDA if self._on_cuda else ProfilerActivity.CPU
+        with profile(activities=[activity]) as watched:
+            taken, _ = self._one()
+        self._sent = dict(traffic.sent)
+        ms = communicating_ms(watched.events() or [], on_cuda=self._on_cuda)
+        self._communicating_frac = min(1.0, ms / 1000.0 / taken)
 
     @contextmanager
     def _watching_forward(self, now: Callable[[], int]) -> Iterator[list[int]]:

@@ -11,6 +11,7 @@ from colakit.config.schema import ModelConfig, RunConfig
 from colakit.data.loader import Batch
 from colakit.optim.clock import Clock
 from colakit.optim.combined import CombinedOptimizer
+from colakit.parallel.world import ALONE, World
 from colakit.records.run import OptimizerPart
 from colakit.train.step import TrainStep
 
@@ -90,8 +91,8 @@ def llama_config(m: ModelConfig) -> Any:  # Any: its class is imported with tran
 class OwnStep:
     """The trainer's step, or with torch.optim.Muon in place of colakit's: what `bench` asks of any step."""
 
-    def __init__(self, config: RunConfig, machine: Machine, *, torch_muon: bool = False) -> None:
-        self._step = TrainStep.of(config, build_model(config, machine).train(), machine)
+    def __init__(self, config: RunConfig, machine: Machine, *, torch_muon: bool = False, world: World = ALONE) -> None:
+        self._step = TrainStep.of(config, build_model(config, machine).train(), machine, world)
         self.model = self._step.model
         self.forward_clock, self.backward_clock = self._step.forward_clock, self._step.backward_clock
         if torch_muon:

@@ -9,6 +9,7 @@ from colakit.config.schema import RunConfig
 from colakit.data.ahead import ahead
 from colakit.data.loader import Batch, TrainLoader
 from colakit.data.mixture import Schedule
+from colakit.parallel.world import ALONE, World
 
 _DOCUMENT_TOKENS = 1000
 """Between the beginnings of two documents, on average, where they do not see each other: as in FineWeb-Edu."""
@@ -16,8 +17,8 @@ _BLOCKS = 64
 _AHEAD = 2
 
 
-def random_batches(config: RunConfig) -> ahead[list[Batch]]:
-    """The micro-batches of one step after another, without end."""
+def random_batches(config: RunConfig, world: World = ALONE) -> ahead[list[Batch]]:
+    """The micro-batches of one step after another, without end, as far as they are this process's."""
     train = config.train
     loader = TrainLoader(
         {"random": RandomBlocks(config)},
@@ -25,8 +26,10 @@ def random_batches(config: RunConfig) -> ahead[list[Batch]]:
         train.batch_size,
         train.seed,
         isolate_eot=0 if config.data.isolates_documents else None,
+        global_rank=world.rank,
+        world_size=world.size,
     )
-    return ahead(loader.steps(0, sys.maxsize, train.effective_micro_batch_size), depth=_AHEAD)
+    return ahead(loader.steps(0, sys.maxsize, train.micro_batch_size_of(world.size)), depth=_AHEAD)
 
 
 class RandomBlocks:

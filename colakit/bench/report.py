@@ -35,6 +35,8 @@ def bench_record(measured: Measured, machine: Machine, peak_flops_per_s: float) 
         dtype=str(machine.dtype).removeprefix("torch."),
         attention=machine.attention,
         compiled=measured.contestant.compiled,
+        processes=measured.contestant.nproc,
+        strategy=config.parallel.strategy if measured.contestant.nproc > 1 else None,
         claim=next((figure for figure in claims if figure.quantity in _SPEEDS), None),
         claims=claims,
         not_run_s=measured.not_run_s,
@@ -87,9 +89,31 @@ def _with_figures(
         power_w=gpu.power_w if gpu else None,
         gb_per_s=gpu.gb_per_s if gpu else None,
         cpu_util_frac=figures.cpu_util_frac,
-        mfu_frac=model_flops / p50 / peak_flops_per_s,
+        mfu_frac=model_flops / p50 / peak_flops_per_s if record.processes == 1 else None,
         model_flops=model_flops,
+        sent_bytes=dict(figures.sent or {}),
+        communicating_frac=figures.communicating_frac,
         reason=gpu.reason if gpu is not None else None,
+    )
+
+
+def with_efficiency(records: Sequence[BenchRecord]) -> tuple[BenchRecord, ...]:
+    """`records`, those of several processes compared with that of one that has as large a batch, where it is there."""
+
+    def alone(r: BenchRecord) -> float | None:
+        same = (
+            o.tokens_per_s
+            for o in records
+            if o.processes == 1
+            and (o.preset, o.compiled, o.batch_size * r.processes) == (r.preset, r.compiled, r.batch_size)
+        )
+        return next(same, None)
+
+    return tuple(
+        replace(r, efficiency_frac=r.tokens_per_s / (r.processes * one))
+        if r.processes > 1 and r.tokens_per_s and (one := alone(r))
+        else r
+        for r in records
     )
 
 
@@ -153,7 +177,7 @@ def paper_figures(contestant: Contestant) -> tuple[PaperFigure, ...]:
     """All that the paper prints of this preset at this batch size, eager: Table 3 first, then 4, 5 and 7."""
     config = contestant.config
     batch_size, preset = config.train.batch_size, config.preset
-    if contestant.compiled or config.model.seq_len != _PAPER_SEQ_LEN:
+    if contestant.compiled or contestant.nproc > 1 or config.model.seq_len != _PAPER_SEQ_LEN:
         return ()
     of_table_3 = {ADAMW_PRESET: "AdamW", MUON_PRESET: "Muon"}.get(preset)
     places = [("Table 3", f"batch {batch_size}", f"{of_table_3} {column}") for column in ("examples/s", "GPU %")]
@@ -181,11 +205,11 @@ def ratios(results: Sequence[BenchRecord], peers: Sequence[PeerBenchRecord]) -> 
     for one, other in pairs:
         if one is other or one.batch_size != other.batch_size or not (one.tokens_per_s and other.tokens_per_s):
             continue
-        same_way = one.compiled == other.compiled
+        same_way = (one.compiled, one.processes) == (other.compiled, other.processes)
         is_wanted = (
             (other.preset == base and one.preset != base and same_way)
             or (one.preset == f"{other.preset}-muon" and same_way)
-            or (one.preset == other.preset and one.compiled and not other.compiled)
+            or (one.preset == other.preset and one.compiled and not other.compiled and one.processes == other.processes)
         )
         if is_wanted:
             ratio = _ratio(one, _name(other), other.tokens_per_s, other.peak_memory_gib)
@@ -211,4 +235,4 @@ def _ratio(one: BenchRecord, over: str, tokens_per_s: float, memory: float | Non
 
 
 def _name(record: BenchRecord) -> str:
-    return f"{record.preset}, compiled" if record.compiled else record.preset
+    return record.name

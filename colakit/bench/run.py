@@ -8,7 +8,7 @@ from colakit.bench.contestant import Contestant
 from colakit.bench.max_batch import Search
 from colakit.bench.peaks import measure_peaks
 from colakit.bench.probe import KEPT_FREE, Room, find_room
-from colakit.bench.report import bench_record, max_batch_record, peer_record, ratios
+from colakit.bench.report import bench_record, max_batch_record, peer_record, ratios, with_efficiency
 from colakit.bench.study import Study, Watch
 from colakit.build import Machine, on_machine, pick_machine, will_compile
 from colakit.config.schema import RunConfig
@@ -39,7 +39,9 @@ def run_bench(
     )
     # Again, since one that was disturbed would make everyone's share of it too large.
     peak = max(peak, measure_peaks(machine), key=lambda p: p.matmul_flops_per_s)
-    results = tuple(bench_record(m, machine, peak.matmul_flops_per_s) for m in everyone if m.contestant.peer is None)
+    results = with_efficiency(
+        [bench_record(m, machine, peak.matmul_flops_per_s) for m in everyone if m.contestant.peer is None]
+    )
     peers = tuple(peer_record(m, machine) for m in everyone if m.contestant.peer is not None)
     return BenchReport(
         machine=describe_machine(),

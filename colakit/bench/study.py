@@ -103,7 +103,7 @@ class Study:
                 if (refused := self._refusal(contestant, promised_s, is_tight=is_tight)) is not None:
                     yield refused
                     continue
-                self.watch(f"{contestant.name}, batch size {_batch_size(contestant)}: warming up")
+                self.watch(f"{contestant.name}, batch size {contestant.config.train.batch_size}: warming up")
                 worker = stack.enter_context(started(contestant, self.machine, gives_back=is_tight))
                 try:
                     step_s = worker.warm_up(self._timeout_s())
@@ -124,7 +124,9 @@ class Study:
         while ready and not self._is_enough(turns, sum(each.turn_s for each in ready), ends):
             turns += 1
             for each in list(ready):
-                self.watch(f"{each.contestant.name}, batch size {_batch_size(each.contestant)}: turn {turns}")
+                self.watch(
+                    f"{each.contestant.name}, batch size {each.contestant.config.train.batch_size}: turn {turns}"
+                )
                 try:
                     each.worker.turn(math.ceil(_TURN_S / each.step_s), self._timeout_s())
                 except (Lost, TimeoutError) as error:
@@ -187,7 +189,8 @@ class Study:
 
 
 def _batch_size(contestant: Contestant) -> int:
-    return contestant.config.train.batch_size
+    """Of one process: one that is alone is compared with several that have as much each."""
+    return contestant.own_batch_size
 
 
 def _flops(contestant: Contestant) -> int:
@@ -198,7 +201,12 @@ def _total(contestant: Contestant) -> int:
     ledger = memory_ledger(contestant.config)
     if contestant.peer == "hf-llama":  # whole logits, in float32, with their log-probabilities and gradients
         return ledger.plain_total - ledger.chunked_logits + 3 * ledger.logits
-    return ledger.total
+    return _on_device(contestant) * ledger.total
+
+
+def _on_device(contestant: Contestant) -> int:
+    """How many of its processes share a memory: a CPU's holds all, a GPU's one."""
+    return contestant.nproc if contestant.config.train.device == "cpu" else 1
 
 
 def _kept(contestant: Contestant) -> int:
@@ -213,4 +221,4 @@ def _held_together(contestants: Sequence[Contestant]) -> int:
 
 def _fixed(contestant: Contestant) -> int:
     ledger = memory_ledger(contestant.config)
-    return ledger.weights + ledger.muon_state + ledger.adamw_state
+    return _on_device(contestant) * (ledger.weights + ledger.muon_state + ledger.adamw_state)

@@ -11,6 +11,7 @@ from colakit.analysis.regression import compare as compare_reports
 from colakit.analysis.regression import differences, read_report
 from colakit.cli import options
 from colakit.cli.bench_max_batch import find_max_batch, print_max_batch
+from colakit.cli.bench_nproc import sharing_contestants
 from colakit.cli.bench_optimizer import bench_update, print_optimizer
 from colakit.config.load import resolve
 from colakit.config.presets import preset_names
@@ -25,6 +26,7 @@ from colakit.report.bench import (
     comparison_table,
     memory_table,
     ratio_table,
+    sharing_table,
     speed_table,
     use_table,
 )
@@ -109,6 +111,17 @@ def bench(
             help="Time only the update of the preset's matrices: Muon, its textbook form, torch's and AdamW.",
         ),
     ] = False,
+    nproc: Annotated[
+        int | None,
+        typer.Option(
+            "--nproc",
+            min=2,
+            max=1024,
+            help="Also processes that share the batch, by --set parallel.strategy=ddp|zero1|fsdp2, beside one alone "
+            "with as much as each of them has.",
+            show_default=False,
+        ),
+    ] = None,
     smoke: options.Smoke = False,
     sets: options.Sets = None,
     out: Annotated[
@@ -128,7 +141,13 @@ def bench(
     if out is not None and out.is_dir():
         raise typer.BadParameter(f"{out} is a folder: give a file in it.", param_hint="--out")
     if optimizer_only:
-        useless = {"--batch-sizes": batch_sizes, "--seq-len": seq_len, "--peer": peers, "--all": everything}
+        useless = {
+            "--batch-sizes": batch_sizes,
+            "--seq-len": seq_len,
+            "--peer": peers,
+            "--all": everything,
+            "--nproc": nproc,
+        }
         more_useless = {"--compile": compiled, "--max-batch": max_batch, "--budget-s": budget_s}
         _refuse_useless({**useless, **more_useless}, "--optimizer-only")
         if len(presets or []) > 1:
@@ -137,7 +156,13 @@ def bench(
         _show(record, out=out, json=json, show=print_optimizer)
         return
     if max_batch:
-        useless = {"--batch-sizes": batch_sizes, "--peer": peers, "--compile": compiled, "--repeats": repeats}
+        useless = {
+            "--batch-sizes": batch_sizes,
+            "--peer": peers,
+            "--compile": compiled,
+            "--repeats": repeats,
+            "--nproc": nproc,
+        }
         _refuse_useless(useless, "--max-batch")
     if everything and presets:
         raise typer.BadParameter("--all names every preset: leave --preset out.", param_hint="--preset")
@@ -160,7 +185,11 @@ def bench(
     def config(name: str, size: int) -> RunConfig:
         return resolve(name, smoke_run=smoke, sets=[*more, f"train.batch_size={size}"]).config
 
-    contestants = _contestants(names, sizes, config, compiled=compiled, peers=peers or [])
+    if nproc is not None:
+        _refuse_useless({"--peer": peers}, "--nproc")
+        contestants = sharing_contestants([config(n, s) for s in sizes for n in names], nproc, compiled=compiled)
+    else:
+        contestants = _contestants(names, sizes, config, compiled=compiled, peers=peers or [])
     from colakit.bench.run import run_bench
 
     with budget_bar(budget_s or _BUDGET_S) as watch:
@@ -219,6 +248,8 @@ def _print_report(report: BenchReport) -> None:
     print_table(speed_table(report))
     print_table(memory_table(report))
     print_table(use_table(report))
+    if any(r.processes > 1 for r in report.results):
+        print_table(sharing_table(report))
     if report.ratios:
         print_table(ratio_table(report.ratios))
     for note in bench_notes(report):

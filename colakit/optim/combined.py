@@ -119,7 +119,9 @@ class CombinedOptimizer:
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        for p in (*self._parameters, *(piece.tensor for piece in self._all)):
+        for part in self.parts.values():
+            part.zero_grad(set_to_none=True)
+        for p in self._parameters:  # of which some may be others' to update
             p.grad = None
 
     def entries(self) -> Iterator[Entry]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch does not tell of it
 from torch.autograd.profiler_util import FunctionEvent
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,11 +20,11 @@ _NEGLIGIBLE = 64
 Arguments = Sequence[Any]  # Any: an op's own
 
 
-class Traffic(TorchDispatchMode):
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Inside, counts in `sent` the bytes that this one of `n` processes sends, by the kind of collective."""
 
     def __init__(self, rank: int, n: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._rank, self._n = rank, n
         self.sent: Counter[str] = Counter()
 

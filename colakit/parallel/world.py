@@ -167,7 +167,7 @@ class Group(World):
         try:
             yield
         except RuntimeError as error:
-            if not _is_lost(error):
+            if not is_lost(error):
                 raise
             timed_out = any(word in str(error) for word in ("imed out", "imeout"))
             waiting = self._roll_call()
@@ -195,10 +195,13 @@ class Group(World):
         return f"{who} ended, and {_names(waiting)} cannot go on without. {where}"
 
 
-def join(place: Place) -> None:
-    """Meet the other processes of the job. What this process tells them before `group_of` may take 10 minutes."""
+def join(place: Place, meeting_point: str = "env://") -> None:
+    """Meet the other processes of the job, where the launcher says, or at an address as `init_process_group` takes it.
+
+    What this process tells them before `group_of` may take 10 minutes.
+    """
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    dist.init_process_group(backend, rank=place.global_rank, world_size=place.world_size)
+    dist.init_process_group(backend, meeting_point, rank=place.global_rank, world_size=place.world_size)
 
 
 def group_of(ranks: Sequence[int], *, timeout_s: float) -> World:
@@ -209,7 +212,7 @@ def group_of(ranks: Sequence[int], *, timeout_s: float) -> World:
     return Group(rank, len(ranks), group=group, control=control, timeout_s=timeout_s)
 
 
-def _is_lost(error: RuntimeError) -> bool:
+def is_lost(error: RuntimeError) -> bool:
     """Whether the others cannot be reached any more, rather than that something is wrong in the code."""
     # Gloo has no type of its own for that: its messages name its source files, or the connection.
     texts = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe")

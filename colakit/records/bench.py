@@ -1,11 +1,14 @@
 """What `colakit bench` measures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from colakit.records.base import Record
 from colakit.records.machine import MachineRecord, PeakRecord
 from colakit.records.run import OptimizerPart
+
+BY_ADAMW = " by AdamW"
+"""Behind the name of a preset that trains by Muon, where it is measured with AdamW in its place."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,30 @@ class BenchRecord(Record):
     power_w: float | None = None
     gb_per_s: float | None = None
     cpu_util_frac: float | None = None
-    """Of the CPUs that the process may use."""
+    """Of the CPUs that the process may use; of several processes, of those that are its share."""
     mfu_frac: float | None = None
     """Model FLOPs per second over the measured peak of a matrix product."""
     model_flops: int | None = None
     """Of a step, counted."""
+    processes: int = 1
+    """That share the batch. Memory is that of the one that holds most."""
+    strategy: str | None = None
+    """By which they share it."""
+    efficiency_frac: float | None = None
+    """Tokens per second over those of as many processes alone, each with as large a batch."""
+    sent_bytes: dict[str, int] = field(default_factory=dict)
+    """By each process in a step, on average, by the kind of collective, as the usual algorithms send it."""
+    communicating_frac: float | None = None
+    """Share of a step in which a collective is under way, the wait for others included."""
     not_run_s: float | None = None
     """How long it would have taken at least, where that was too long."""
     reason: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Whose figures they are, and how they came about."""
+        shared = f", {self.strategy} x {self.processes}" if self.processes > 1 else ""
+        return f"{self.preset}{shared}, compiled" if self.compiled else f"{self.preset}{shared}"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from rich.table import Table
 
 from colakit.records.bench import (
+    BY_ADAMW,
     BenchRecord,
     BenchReport,
     ComparisonRecord,
@@ -34,7 +35,7 @@ def speed_table(report: BenchReport) -> Table:
     for r in report.results:
         spread = f"{r.step_ms_p10:,.0f} … {r.step_ms_p90:,.0f}" if r.step_ms_p10 and r.step_ms_p90 else "n/a"
         table.add_row(
-            _name(r),
+            r.name,
             str(r.batch_size),
             str(r.seq_len),
             figure(r.it_per_s, "{:.3f}"),
@@ -75,7 +76,7 @@ def memory_table(report: BenchReport) -> Table:
         peak, paper = figure(r.peak_memory_gib, "{:.3f}"), _paper(r, "vram")
         held = (r.reserved_gib, r.device_gib, r.weights_gib, r.gradients_gib, r.optimizer_gib, r.activations_gib)
         cells = (figure(n, "{:.3f}") for n in held)
-        table.add_row(_name(r), str(r.batch_size), peak, paper, *cells, figure(r.alloc_retries, "{:d}"))
+        table.add_row(r.name, str(r.batch_size), peak, paper, *cells, figure(r.alloc_retries, "{:d}"))
     for peer in report.peers:
         table.add_row(peer.name, str(peer.batch_size), figure(peer.peak_memory_gib, "{:.3f}"))
     return table
@@ -91,7 +92,7 @@ def use_table(report: BenchReport) -> Table:
     for r in report.results:
         spread_and_busy = (r.gpu_util_spread_frac, r.memory_busy_frac)
         table.add_row(
-            _name(r),
+            r.name,
             str(r.batch_size),
             figure(_percent(r.gpu_util_frac), "{:.1f}"),
             _paper(r, "gpu_util"),
@@ -103,6 +104,44 @@ def use_table(report: BenchReport) -> Table:
             figure(_percent(r.step_spread_frac), "{:.1f}"),
         )
     return table
+
+
+def sharing_table(report: BenchReport) -> Table:
+    """What several processes come to, beside one that has as large a batch as each of them."""
+    table = new_table("several processes")
+    add_name_column(table, "")
+    columns = ("batch", "it/s each", "in all", "tokens/s", "efficiency, %", "MB sent each", "x AdamW's")
+    for column in (*columns, "communicating, %", "optimizer MiB each"):
+        add_number_column(table, column)
+    for r in report.results:
+        if r.processes == 1:
+            continue
+        sent = sum(r.sent_bytes.values())
+        adamw = next((o for o in report.results if _is_adamw_of(o, r)), None)
+        more = sent / sum(adamw.sent_bytes.values()) if adamw is not None and adamw.sent_bytes else None
+        table.add_row(
+            r.name,
+            str(r.batch_size),
+            figure(r.it_per_s, "{:.3f}"),
+            figure(r.it_per_s and r.processes * r.it_per_s, "{:.3f}"),
+            figure(r.tokens_per_s, "{:,.0f}"),
+            figure(_percent(r.efficiency_frac), "{:.0f}"),
+            figure(sent / 1e6 if r.sent_bytes else None, "{:,.2f}"),
+            "" if more is None else f"{more:.2f}",
+            figure(_percent(r.communicating_frac), "{:.0f}"),
+            figure(r.optimizer_gib and 1024 * r.optimizer_gib, "{:,.2f}"),
+        )
+    return table
+
+
+def _is_adamw_of(one: BenchRecord, other: BenchRecord) -> bool:
+    """Whether `one` is the same run as `other`, which trains by Muon, by AdamW."""
+    return one.preset == other.preset + BY_ADAMW and (one.processes, one.strategy, one.batch_size, one.compiled) == (
+        other.processes,
+        other.strategy,
+        other.batch_size,
+        other.compiled,
+    )
 
 
 def ratio_table(records: Iterable[RatioRecord]) -> Table:
@@ -146,10 +185,9 @@ def bench_notes(report: BenchReport) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for r in everyone:
         if r.reason:
-            name = r.name if isinstance(r, PeerBenchRecord) else _name(r)
-            by_reason.setdefault(r.reason, []).append(f"{name}, batch {r.batch_size}")
+            by_reason.setdefault(r.reason, []).append(f"{r.name}, batch {r.batch_size}")
     notes = [f"{'; '.join(names)}: {reason}." for reason, names in by_reason.items()]
-    disturbed = [f"{_name(r)}, batch {r.batch_size}" for r in report.results if _is_disturbed(r, report.peak.device)]
+    disturbed = [f"{r.name}, batch {r.batch_size}" for r in report.results if _is_disturbed(r, report.peak.device)]
     if disturbed:
         notes.append(
             f"{'; '.join(disturbed)}: steps differ by more than {100 * _UNSTEADY:.0f} %, or had less than "
@@ -162,6 +200,11 @@ def bench_notes(report: BenchReport) -> list[str]:
         notes.append(
             "On this CPU colakit has float32 products made by oneDNN, which is faster; hf-llama's are MKL's, as in a "
             "script that asks for nothing else: the ratios over it hold that too."
+        )
+    if any(r.processes > 1 for r in report.results):
+        notes.append(
+            "Efficiency is over as many processes alone, each with the batch that is its share and as many threads. "
+            "MB are counted as rings send them; communicating is also waiting for others."
         )
     if any(r.step_ms for r in report.results):
         notes.append(
@@ -211,7 +254,3 @@ def _percent(share: float | None) -> float | None:
 def _paper(r: BenchRecord, *quantities: str) -> str:
     """All figures of it, of which tables may have different ones."""
     return ", ".join(f"{c.value:g} {c.unit}" for c in r.claims if c.quantity in quantities)
-
-
-def _name(r: BenchRecord) -> str:
-    return f"{r.preset}, compiled" if r.compiled else r.preset
