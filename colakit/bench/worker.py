@@ -140,7 +140,7 @@ def started(contestant: Contestant, machine: Machine, *, gives_back: bool) -> It
 
 @contextmanager
 def _quiet_profiler() -> Iterator[None]:
-    """For processes that are started inside: torch's profiler prints when it begins, unless told before it is loaded."""
+    """For processes started inside: torch's profiler prints when it begins, unless told before it is loaded."""
     name, before = "KINETO_LOG_LEVEL", os.environ.get("KINETO_LOG_LEVEL")
     os.environ[name] = before or "99"
     try:

@@ -270,12 +270,12 @@ class TrainConfig(Section):
     @property
     def effective_micro_batch_size(self) -> int:
         """Sequences per forward and backward pass: `micro_batch_size` is an upper limit."""
-        return self.micro_batch_size_of(1)
+        return min(self.micro_batch_size or self.batch_size, self.batch_size)
 
     def micro_batch_size_of(self, world_size: int) -> int:
         """The same where the batch is divided among `world_size` processes; their parts are as equal as can be."""
         own = self.batch_size // world_size
-        n_parts = -(-own // min(self.micro_batch_size or own, own))
+        n_parts = -(-own // self.effective_micro_batch_size)
         return -(-own // n_parts)
 
 

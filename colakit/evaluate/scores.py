@@ -180,7 +180,9 @@ def score_windows(
         except torch.OutOfMemoryError as error:
             if batch_size == 1 or world.size > 1:
                 n, t = part.batch.tokens.shape
-                raise RunError(f"Out of memory with {n} window{'s' if n > 1 else ''} of {t} tokens.") from error
+                raise RunError(
+                    f"Out of memory with {'one window' if n == 1 else f'{n} windows'} of {t} tokens."
+                ) from error
             batch_size //= 2
             continue
         # A batch is waited for when the next one is on its way.

@@ -1,7 +1,4 @@
-"""How each kind of printed figure is measured here: a command line, or why there is none.
-
-The one place to extend when the command line learns something: what it still lacks stands here as `Method.obstacle`.
-"""
+"""How each kind of printed figure is measured here: a command line, or why there is none."""
 
 from dataclasses import dataclass
 
@@ -13,31 +10,15 @@ TABLE_3_BATCHES = (4, 8, 16, 32, 64, 128)
 class Method:
     """A way to measure a figure, or the reason why there is none."""
 
-    line: str | None
-    """The command line; by the tool's design only, where there is an `obstacle`."""
+    command: str | None
+    """A command line that can be run as it stands."""
     obstacle: str | None = None
-    """What keeps it from being measured."""
-
-    @property
-    def command(self) -> str | None:
-        """The command line, where it can be run as it stands."""
-        return self.line if self.obstacle is None else None
+    """What keeps it from being measured, where there is none."""
 
     @property
     def untestable(self) -> str | None:
-        """Why there is no command to run; "yet" where the tool's design has one."""
-        if self.obstacle is None:
-            return None
-        when = "not testable here" if self.line is None else "not testable here yet"
-        return f"{when}: {self.obstacle}"
-
-
-NO_NPROC = "`colakit train` has no --nproc"
-
-PLANNED_OPTIONS = {
-    NO_NPROC: ("train", "--nproc"),
-}
-"""The obstacles that are a missing option: its command and name. A test fails once the option exists."""
+        """Why there is no command to run."""
+        return f"not testable here: {self.obstacle}" if self.obstacle is not None else None
 
 
 def _untestable(reason: str) -> Method:
@@ -54,7 +35,8 @@ CURVE = _untestable("read off a smoothed curve, by a rule that the paper does no
 DERIVED = _untestable("a comparison of printed figures, each of which has its own command")
 TOTAL_TIME = _untestable("a time on the paper's RTX 4090; the speed behind it has its own command")
 
-NO_TRAFFIC = Method("colakit train --nproc 2", f"{NO_NPROC}, and nothing counts what processes send")
+TRAFFIC = Method("colakit bench --preset cola-fan-muon --nproc 2 --set parallel.strategy=zero1")
+"""Counts what processes send with Muon, and with AdamW in its place."""
 
 
 def params(*presets: str) -> Method:
@@ -64,7 +46,7 @@ def params(*presets: str) -> Method:
 
 def memory(*presets: str, batch_size: int = 16) -> Method:
     """Counts what a training step holds: weights, gradients, optimizer state and activations."""
-    return Method(f"{params(*presets).line} --memory --batch-size {batch_size}")
+    return Method(f"{params(*presets).command} --memory --batch-size {batch_size}")
 
 
 def bench(preset: str, batch_size: int = 16) -> Method:
@@ -76,7 +58,7 @@ def bench_both(first: str, second: str, batch_size: int = 16) -> Method:
     """Times the steps of two presets in turns, or where `second` carries options, one after the other."""
     if " " not in second:
         return Method(f"colakit bench --preset {first} --preset {second} --batch-sizes {batch_size}")
-    return Method(f"{bench(first, batch_size).line} && {bench(second, batch_size).line}")
+    return Method(f"{bench(first, batch_size).command} && {bench(second, batch_size).command}")
 
 
 TABLE_3_STUDY = Method("colakit bench")
@@ -105,7 +87,7 @@ def train_both(first: str, second: str) -> Method:
 
 def train_ddp(preset: str) -> Method:
     """Trains on two GPUs."""
-    return Method(f"colakit train --preset {preset} --nproc 2", NO_NPROC)
+    return Method(f"colakit train --preset {preset} --nproc 2")
 
 
 def spectrum() -> Method:

@@ -76,7 +76,7 @@ TEXT_RESULTS: tuple[AnyClaim, ...] = (
     ),
     number(
         *("§5.8", "Muon under ZeRO-1", "data sent, more than AdamW", "25%", "%", "communication"),
-        methods.NO_TRAFFIC,
+        methods.TRAFFIC,
         about=True,
     ),
     number(

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from colakit.bench import worker as worker_module
-from colakit.bench.worker import KILLED, OUT_OF_MEMORY, Lost, serve, started
+from colakit.bench.worker import KILLED, OUT_OF_MEMORY, Lost, Seat, serve, started
 from tests.bench.tiny import CPU, contestant
+
+SEAT = Seat(0, "")
 
 
 def test_a_contestant_warms_up_takes_turns_and_tells() -> None:
@@ -20,15 +22,15 @@ def test_a_contestant_warms_up_takes_turns_and_tells() -> None:
         assert worker.turn(2, 60.0) > 0
         worker.turn(1, 60.0)
         assert len(worker.figures(60.0).times) == 3
-        process = worker._process
+        process = worker._members[0].process
     assert process.exitcode == 0, "it ended by itself"
 
 
 def test_one_that_is_killed_is_lost() -> None:
     with started(contestant("cola"), CPU, gives_back=False) as worker:
         worker.warm_up(60.0)
-        assert worker._process.pid is not None
-        os.kill(worker._process.pid, signal.SIGKILL)
+        assert worker._members[0].process.pid is not None
+        os.kill(worker._members[0].process.pid, signal.SIGKILL)
         with pytest.raises(Lost, match=KILLED):
             worker.turn(1, 60.0)
 
@@ -59,7 +61,7 @@ class Failing:
 def test_a_lack_of_memory_is_an_answer(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr(worker_module, "Course", type("Fails", (Failing,), {"error": error}))
     ours, theirs = multiprocessing.Pipe()
-    serve(theirs, contestant(), CPU, False)
+    serve(theirs, contestant(), CPU, False, SEAT)
     assert ours.recv() == OUT_OF_MEMORY
 
 
@@ -67,13 +69,13 @@ def test_another_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "Course", type("Fails", (Failing,), {"error": RuntimeError("mat1 and mat2")}))
     _, theirs = multiprocessing.Pipe()
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        serve(theirs, contestant(), CPU, False)
+        serve(theirs, contestant(), CPU, False, SEAT)
 
 
 def test_an_interruption_is_not_for_the_worker() -> None:
     """Whoever asks answers it, and ends the worker: else it would show a traceback, wherever it was."""
     with started(contestant("cola", "train.batch_size=2"), CPU, gives_back=False) as worker:
-        os.kill(worker._process.pid or 0, signal.SIGINT)
+        os.kill(worker._members[0].process.pid or 0, signal.SIGINT)
         assert worker.warm_up(100.0) > 0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -94,12 +96,12 @@ def test_whether_memory_is_given_back_reaches_the_course(monkeypatch: pytest.Mon
     class Asked(Failing):
         error = MemoryError()
 
-        def __init__(self, *_: Any, gives_back: bool) -> None:
+        def __init__(self, *_: Any, gives_back: bool, **__: Any) -> None:
             asked.append(gives_back)
             super().__init__()
 
     monkeypatch.setattr(worker_module, "Course", Asked)
     ours, theirs = multiprocessing.Pipe()
-    serve(theirs, contestant(), CPU, gives_back)
+    serve(theirs, contestant(), CPU, gives_back, SEAT)
     assert ours.recv() == OUT_OF_MEMORY
     assert asked == [gives_back]

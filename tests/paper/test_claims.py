@@ -295,32 +295,20 @@ def test_parsing_refuses_what_the_tool_refuses() -> None:
         parse("colakit measure")
 
 
-@pytest.mark.parametrize("obstacle", methods.PLANNED_OPTIONS)
-def test_an_option_that_is_called_missing_is_missing(obstacle: str) -> None:
-    """Once it exists, drop its obstacle in `methods`, so that the command is shown."""
-    command, option = methods.PLANNED_OPTIONS[obstacle]
-    assert any(c.untestable and obstacle in c.untestable for c in CLAIMS)
-    with pytest.raises(Exception, match=f"No such option: {option}"):
-        parse(f"colakit {command} {option} 2")
-
-
 def test_bench_records_what_its_commands_are_said_to_measure() -> None:
     names = {field.name for field in dataclasses.fields(BenchRecord)}
     assert {"gpu_util_frac", "gb_per_s", "forward_ms", "step_ms", "peak_memory_gib", "tokens_per_s"} <= names
 
 
-def test_what_is_not_there_yet_says_so() -> None:
+def test_what_was_missing_once_is_a_command_now() -> None:
     loss, batch = claim("cola", "loss"), claim("cola", "largest_batch")
-    spectrum = next(c for c in CLAIMS if c.method.line == methods.spectrum().line)
+    spectrum = next(c for c in CLAIMS if c.method.command == methods.spectrum().command)
     assert loss is not None
-    assert loss.method.line == "colakit train --preset cola"
+    assert loss.method.command == "colakit train --preset cola"
     assert (loss.command, loss.untestable) == ("colakit train --preset cola", None)
     assert batch is not None
     assert (batch.command, batch.untestable) == ("colakit bench --preset cola --max-batch", None)
     assert (spectrum.command, spectrum.untestable) == ("colakit eval RUN --spectrum", None)
-    ddp = next(c for c in CLAIMS if c.method.obstacle == methods.NO_NPROC)
-    assert ddp.untestable == "not testable here yet: `colakit train` has no --nproc"
-    assert ddp.command is None
 
 
 # look-up

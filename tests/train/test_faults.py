@@ -137,7 +137,9 @@ def test_guard_and_generators_stand_where_the_step_that_failed_found_them(
     spoiled = trainer(tmp_path / "run", make_config(corpus, *sets))
     honest = TrainStep.accumulate
 
-    def accumulate(step: TrainStep, batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def accumulate(
+        step: TrainStep, batches: Sequence[Batch], tokens: int, **_: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         nll, correct = honest(step, batches, tokens)
         return nll * (math.nan if spoiled.totals.steps == 4 else 1.0), correct
 

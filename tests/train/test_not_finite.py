@@ -128,7 +128,7 @@ def test_a_nan_in_a_batch_of_losses_that_does_not_come_again_is_said_so(
     honest = TrainStep.accumulate
     calls = [0]
 
-    def spoiled(self: TrainStep, batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def spoiled(self: TrainStep, batches: Sequence[Batch], tokens: int, **_: bool) -> tuple[torch.Tensor, torch.Tensor]:
         calls[0] += 1
         nll, correct = honest(self, batches, tokens)
         return nll * (math.nan if calls[0] == 2 else 1.0), correct
@@ -145,7 +145,7 @@ def test_spikes_are_skipped_where_it_is_asked_for(
     honest = TrainStep.accumulate
     calls = [0]
 
-    def spiky(self: TrainStep, batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def spiky(self: TrainStep, batches: Sequence[Batch], tokens: int, **_: bool) -> tuple[torch.Tensor, torch.Tensor]:
         calls[0] += 1
         nll, correct = honest(self, batches, tokens)
         return nll * (100.0 if calls[0] == 6 else 1.0), correct
@@ -193,7 +193,9 @@ def test_an_evaluation_waits_for_an_update_so_that_the_best_has_a_checkpoint(cor
     spoiled = trainer(tmp_path / "run", make_config(corpus, "train.checkpoint_every=none", "train.eval_every=3"))
     honest = TrainStep.accumulate
 
-    def accumulate(step: TrainStep, batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def accumulate(
+        step: TrainStep, batches: Sequence[Batch], tokens: int, **_: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         nll, correct = honest(step, batches, tokens)
         return nll * (math.nan if spoiled.totals.steps == 5 else 1.0), correct
 
@@ -223,7 +225,9 @@ def test_the_diagnosis_sees_the_dropout_of_the_step_and_leaves_none_behind(
     after: list[torch.Tensor] = []
     honest = TrainStep.accumulate
 
-    def accumulate(step: TrainStep, batches: Sequence[Batch], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def accumulate(
+        step: TrainStep, batches: Sequence[Batch], tokens: int, **_: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         nll, correct = honest(step, batches, tokens)
         if bad.totals.steps == 2:
             losses.append(float(nll) / sum(int(batch.tokens.numel()) for batch in batches))

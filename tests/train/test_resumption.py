@@ -216,7 +216,7 @@ def test_a_staged_run_is_not_made_longer_where_that_moves_its_stages(
 
 def test_what_may_change_is_this_and_nothing_else() -> None:
     """Whatever else is added must be shown to keep the run what it is."""
-    data = {"data.path", "data.cache_dir", "data.on_bad_record"}
+    data = {"data.path", "data.cache_dir", "data.on_bad_record", "parallel.strategy", "parallel.timeout_s"}
     train = "max_steps micro_batch_size eval_every eval_tokens sample_tokens checkpoint_every checkpoint_every_min"
     others = "keep_last keep_every skip_spikes max_skipped memory_gib"
     assert data | {f"train.{name}" for name in (train + " " + others).split()} == MAY_CHANGE

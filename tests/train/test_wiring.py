@@ -245,7 +245,7 @@ def test_a_bad_loss_with_good_gradients_changes_no_weight(monkeypatch: pytest.Mo
         sums = loss_sums(x, weight, bias, targets)
         return sums._replace(nll=sums.nll + value)  # a constant, which no gradient sees
 
-    monkeypatch.setattr("colakit.train.step.loss_sums", bad_sums)
+    monkeypatch.setattr("colakit.parallel.wrap.loss_sums", bad_sums)
     step = make_step()
     before = [p.detach().clone() for p in step.model.parameters()]
     result = step(0, make_batches())

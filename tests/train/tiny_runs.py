@@ -8,6 +8,7 @@ from typing import Any
 from colakit.checkpoint.folders import Checkpoints
 from colakit.config.load import override, resolve
 from colakit.config.schema import RunConfig
+from colakit.parallel.wrap import Replica
 from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.held_out import HeldOut
 from colakit.train.metrics import last_records
@@ -112,4 +113,4 @@ def evaluated(root: Path, sets: Sequence[str] = ()) -> EvalRecord:
     saved = open_saved(root)
     data = held_out_of(saved, sets)
     assert saved.steps is not None
-    return HeldOut(saved.model, data, saved.machine, saved.config.train).evaluate(saved.steps)
+    return HeldOut(Replica(saved.model), data, saved.machine, saved.config.train).evaluate(saved.steps)
