@@ -13,6 +13,15 @@ from colakit.optim.pieces import here
 from colakit.train.step import TrainStep
 
 
+def first_bad_weight(step: TrainStep) -> str | None:
+    """The first weight that is not finite, in whatever process; every one calls this."""
+    parameters = dict(step.model.named_parameters())
+    is_finite = torch.stack([torch.isfinite(here(p.detach())).all() for p in parameters.values()]).tolist()
+    own = is_finite.index(False) if not all(is_finite) else None
+    found = [number for number in step.world.gather(own) if number is not None]
+    return list(parameters)[min(found)] if found else None
+
+
 def first_bad_layer(step: TrainStep, micro_batches: Sequence[Batch]) -> str:
     """The first place, in the order of computation, of a number that is not finite, in words; the first process's.
 

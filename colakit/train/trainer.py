@@ -32,12 +32,10 @@ from colakit.errors import RunError
 from colakit.evaluate.text_bytes import byte_lengths, count_bytes
 from colakit.host import describe_machine
 from colakit.model.lm import LM
-from colakit.optim.pieces import here
 from colakit.parallel.environment import SOLE, Place
 from colakit.parallel.world import ALONE, World
-from colakit.parallel.wrap import ShardedReplica
 from colakit.records.run import EvalRecord, RunSummary, StepRecord
-from colakit.train.diagnosis import first_bad_layer
+from colakit.train.diagnosis import first_bad_layer, first_bad_weight
 from colakit.train.faults import describe_fault, how_to_go_on, is_expected
 from colakit.train.held_out import HeldOut
 from colakit.train.memory import check_budget, held_bytes, memory_budget
@@ -60,6 +58,7 @@ from colakit.train.signals import StopFlag, stop_on_signal
 from colakit.train.sinks import Sink, SinkSet
 from colakit.train.state import describe_state, restore_rng, warn_of_differences
 from colakit.train.step import StepResult, TrainStep
+from colakit.train.summary import summarise
 from colakit.train.totals import Totals
 from colakit.units import NATS_PER_BIT
 
@@ -93,7 +92,7 @@ class Trainer:
         """
         self.config = config
         self.world = world
-        with ExitStack() as on_failure:
+        with world.watched(lambda: "No step was made."), ExitStack() as on_failure:
             self.machine: Machine = world.together(lambda: self._check(out, resume, place, on_failure))
             model = config.model
             self.data = world.main_first(
@@ -172,7 +171,17 @@ class Trainer:
                     self._evaluate()
                 if not self.world.is_main:
                     return None
-                summary = self._summarise(interrupted=interrupted)
+                summary = summarise(
+                    self.config,
+                    self.folder,
+                    self.totals,
+                    step=self.step,
+                    held_out=self.held_out,
+                    loader=self.loader,
+                    fingerprint=self.data.fingerprint,
+                    train_s=self._train_s(),
+                    interrupted=interrupted,
+                )
                 write_json(self.folder.summary, summary.to_dict())
         except KeyboardInterrupt:
             self._saver.close()
@@ -298,12 +307,7 @@ class Trainer:
 
     def _check_weights(self) -> None:
         """Raise RunError where a weight is not finite: no update mends it, and no checkpoint shall hold it."""
-        parameters = dict(self.model.named_parameters())
-        is_finite = torch.stack([torch.isfinite(here(p.detach())).all() for p in parameters.values()]).tolist()
-        bad = [i for i, finite in enumerate(is_finite) if not finite]
-        found = [i for i in self.world.gather(bad[0] if bad else None) if i is not None]
-        if found:
-            name = list(parameters)[min(found)]
+        if (name := first_bad_weight(self.step)) is not None:
             self._saver.wait()
             message = (
                 f"Step {self.totals.steps}: the weight {name} is not finite, which no update mends. "
@@ -325,7 +329,7 @@ class Trainer:
             return
         self._check_weights()
         self.sinks.flush()
-        self.totals.train_s = self._trained_before_s + time.perf_counter() - self._started
+        self.totals.train_s = self._train_s()
         documents = {
             STATE_FILE: self._state(),
             TOTALS_FILE: self.totals.to_dict(),
@@ -334,6 +338,9 @@ class Trainer:
         }
         self._saver.save(self.totals.steps, self.model, self.step.optimizer, documents, self.totals.best_step)
         self._saved, self._saved_at = self.totals.steps, time.perf_counter()
+
+    def _train_s(self) -> float:
+        return self._trained_before_s + time.perf_counter() - self._started
 
     def _state(self) -> dict[str, Any]:  # Any: JSON values
         return describe_state(
@@ -418,43 +425,3 @@ class Trainer:
         record = self.held_out.evaluate(self.totals.steps)
         self.totals.note(record)
         self.sinks.evaluation(record)
-
-    def _whole_model(self) -> LM:
-        """The trained model, with all of its weights in this process."""
-        if not isinstance(self.step.replica, ShardedReplica):
-            return self.model
-        whole = build_model(self.config, self.machine)
-        load_model(whole, self.folder.root)
-        return whole
-
-    def _summarise(self, *, interrupted: bool) -> RunSummary:
-        totals, final = self.totals, self.totals.evaluation
-        assert final is not None
-        assert totals.first_loss is not None
-        assert totals.last_loss is not None
-        train_s = self._trained_before_s + time.perf_counter() - self._started
-        prompt, sample = self.held_out.sample(self._whole_model())
-        steps_s = totals.step_ms / 1000.0
-        return RunSummary(
-            preset=self.config.preset,
-            run_dir=str(self.folder.root),
-            steps=totals.steps,
-            interrupted=interrupted,
-            first_loss=totals.first_loss,
-            last_loss=totals.last_loss,
-            val_loss=final.val_loss,
-            bits_per_byte=final.bits_per_byte,
-            gzip_bits_per_byte=self.held_out.gzip_bits_per_byte(),
-            accuracy=final.accuracy,
-            tokens_seen=totals.tokens,
-            nan_count=totals.skipped,
-            parameters=sum(p.numel() for p in self.model.parameters()),
-            train_s=train_s,
-            tokens_per_s=totals.tokens / steps_s,
-            data_wait_frac=totals.data_ms / totals.step_ms,
-            epochs=self.loader.epochs(totals.steps),
-            optimizer=self.step.optimizer.costs(),
-            data_fingerprint=self.data.fingerprint,
-            prompt=prompt,
-            sample=sample,
-        )

@@ -172,8 +172,8 @@ def test_without_the_generators_it_would_be_another_run(corpus: Path, tmp_path: 
     """Else the tests above would prove nothing of dropout."""
     kill(tmp_path / "run", corpus, 4)
     resumed = trainer(tmp_path / "run")
-    assert resumed._rng is not None
-    resumed._rng["torch"] = torch.Generator().manual_seed(99).get_state().numpy().tobytes().hex()
+    assert resumed._resumed is not None
+    resumed._resumed["rng"]["torch"] = torch.Generator().manual_seed(99).get_state().numpy().tobytes().hex()
     resumed.fit()
     assert end(tmp_path / "run")["model.safetensors"] != end(undisturbed)["model.safetensors"]
 
