@@ -13,6 +13,7 @@ from colakit.cli import options
 from colakit.cli.bench_max_batch import find_max_batch, print_max_batch
 from colakit.cli.bench_nproc import sharing_contestants
 from colakit.cli.bench_optimizer import bench_update, print_optimizer
+from colakit.cli.shared import refuse_idle
 from colakit.config.load import resolve
 from colakit.config.presets import preset_names
 from colakit.config.schema import RunConfig
@@ -181,6 +182,8 @@ def bench(
         else [*(_BATCH_SIZES if everything or presets else TABLE_3_BATCHES)]
     )
     _refuse_sets(sets or [], _OPTIONS)
+    if nproc is None:
+        refuse_idle(sets or [])
 
     def config(name: str, size: int) -> RunConfig:
         return resolve(name, smoke_run=smoke, sets=[*more, f"train.batch_size={size}"]).config

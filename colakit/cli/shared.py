@@ -27,6 +27,14 @@ def check_nproc(nproc: int, place: Place) -> None:
         raise ConfigError([Problem("--nproc", nproc, rule, "Leave it out.")])
 
 
+def refuse_idle(sets: Sequence[str]) -> None:
+    """Raise ConfigError for ``--set`` strings that say how several processes share what one has alone."""
+    idle = [item for item in sets if item.strip().startswith("parallel.")]
+    if idle:
+        rule, fix = "there is one process, so this would have no effect", "Leave it out, or add --nproc N."
+        raise ConfigError([Problem("--set", item, rule, fix) for item in idle])
+
+
 def launch_job(context: typer.Context, nproc: int, config: RunConfig | None) -> None:
     """Run the command line again in `nproc` processes, and exit as they do; `config` where it is known before."""
     from colakit.host import usable_cpus

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from colakit.cli import options
-from colakit.cli.shared import check_nproc, common_errors, launch_job, meeting, shared_resumption, world_of
+from colakit.cli.shared import check_nproc, common_errors, launch_job, meeting, refuse_idle, shared_resumption, world_of
 from colakit.config.load import resolve
 from colakit.config.schema import RunConfig
 from colakit.errors import RunError
@@ -58,11 +58,11 @@ def train(
     """Train a preset, or go on with a run; Ctrl-C once finishes the step, saves and summarises."""
     here = place()
     all_sets = options.with_bad_records(sets, on_bad_record)
+    is_shared = max(nproc, here.world_size) > 1
     with common_errors(here):
-        _check_combination(
-            context, resume=resume, out=out, verify_resume=verify_resume, is_shared=max(nproc, here.world_size) > 1
-        )
+        _check_combination(context, resume=resume, out=out, verify_resume=verify_resume, is_shared=is_shared)
         check_nproc(nproc, here) if here.world_size > 1 else None
+        refuse_idle(all_sets) if not is_shared else None
         resolved = resolve(preset, smoke_run=smoke, data=data, sets=all_sets) if resume is None else None
     if nproc > 1 and here.world_size == 1:
         launch_job(context, nproc, resolved.config if resolved is not None else None)
