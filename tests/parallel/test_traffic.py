@@ -108,7 +108,7 @@ def test_what_a_step_sends_is_what_the_formulas_say(pool: Pool, n: int, strategy
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero1"])
 def test_gradients_go_in_as_many_buckets_as_foreseen(pool: Pool, strategy: Strategy) -> None:
-    sizes = {"d_model": 384, "n_layers": 4, "d_ff": 1000, "vocab_size": 14_001}
+    sizes = {"d_model": 384, "n_layers": 5, "d_ff": 1000, "vocab_size": 14_001}
     sets = [f"model.{name}={size}" for name, size in sizes.items()]
     config = config_of("original", "muon", strategy, 2, 1, *sets)
     expected = flows(config, strategy, 2)
