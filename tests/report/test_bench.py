@@ -20,6 +20,7 @@ from colakit.report.bench import (
     optimizer_notes,
     optimizer_table,
     ratio_table,
+    sharing_table,
     speed_table,
     use_table,
 )
@@ -222,3 +223,28 @@ def test_optimizers_beside_each_other(shown) -> None:  # type: ignore[no-untyped
     ]
     assert len(optimizer_notes(dataclasses.replace(OPTIMIZERS, reason=None))) == 2
     assert optimizer_notes(dataclasses.replace(OPTIMIZERS, repeats=4))[-1].startswith("Fewer than 5 repeats")
+
+
+def test_the_table_of_several_has_both_rates_and_muons_bytes_over_adamws(shown) -> None:  # type: ignore[no-untyped-def]
+    muon = dataclasses.replace(
+        MEASURED,
+        preset="cola-fan-muon",
+        optimizer="muon",
+        processes=2,
+        strategy="fsdp2",
+        it_per_s=2.0,
+        tokens_per_s=65_536.0,
+        efficiency_frac=0.9,
+        optimizer_gib=0.5,
+        sent_bytes={"all-gather": 2_000_000, "all-to-all": 1_000_000},
+        communicating_frac=0.25,
+    )
+    changes = {"preset": "cola-fan-muon by AdamW", "optimizer": "adamw", "efficiency_frac": None}
+    adamw = dataclasses.replace(muon, **changes, sent_bytes={"all-gather": 2_000_000})
+    title, header, *rows = shown(sharing_table(dataclasses.replace(REPORT, results=(MEASURED, muon, adamw))))
+    assert title == "several processes"
+    assert header.startswith("batch  it/s each  in all")
+    assert rows == [
+        "cola-fan-muon, fsdp2 x 2  16  2.000  4.000  65,536  90  3.00  1.50  25  512.00",
+        "cola-fan-muon by AdamW, fsdp2 x 2  16  2.000  4.000  65,536  n/a  2.00  25  512.00",
+    ]

@@ -1,0 +1,53 @@
+"""A command that several processes share: what is refused before any of them starts, and who says what."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from colakit.config.schema import TrainConfig
+from colakit.errors import RunError
+from colakit.parallel.environment import SOLE, Place, place
+
+Run = Callable[..., Any]  # Any: conftest's Outcome, which cannot be imported from here
+
+
+def test_torchrun_says_which_of_several_a_process_is() -> None:
+    variables = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
+    assert place(variables) == Place(5, 1, 8, 4)
+    assert not place(variables).is_main
+    assert place({}) == SOLE
+    assert place({"WORLD_SIZE": "8"}) == SOLE, "of some other launcher, which starts no process for each rank"
+    with pytest.raises(RunError, match="A launcher has set WORLD_SIZE, but not RANK, LOCAL_RANK"):
+        place({"RANK": "0", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize(
+    ("micro", "world_size", "expected"),
+    [(None, 1, 24), (None, 4, 6), (8, 1, 8), (8, 2, 6), (8, 3, 8), (5, 4, 3), (100, 2, 12)],
+)
+def test_a_micro_batch_is_an_upper_limit_of_equal_parts(micro: int | None, world_size: int, expected: int) -> None:
+    assert TrainConfig(batch_size=24, micro_batch_size=micro).micro_batch_size_of(world_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train", "--nproc", "3", "--set", "train.batch_size=8"], "divisible by the number of processes (3)"),
+        (["train", "--nproc", "2", "--set", "parallel.strategy=tp"], "tensor parallelism is not offered"),
+        (["train", "--nproc", "2", "--set", "parallel.strategy=zero"], "Input should be 'ddp', 'zero1' or 'fsdp2'"),
+        (["train", "--nproc", "2", "--set", "parallel.timeout_s=0"], "parallel.timeout_s"),
+        (["train", "--nproc", "2", "--verify-resume"], "Leave --nproc out"),
+        (["train", "--set", "parallel.strategy=zero1"], "there is one process, so this would have no effect"),
+        (["bench", "--set", "parallel.strategy=zero1"], "there is one process, so this would have no effect"),
+        (["bench", "--nproc", "2", "--peer", "hf-llama"], "has no part in --nproc"),
+        (["bench", "--nproc", "2", "--max-batch"], "has no part in --max-batch"),
+        (["bench", "--nproc", "2", "--optimizer-only"], "has no part in --optimizer-only"),
+        (["bench", "--nproc", "3", "--batch-sizes", "8"], "divisible by the number of processes (3)"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_told_before_any_process_is_started(colakit: Run, arguments: list[str], told: str) -> None:
+    outcome = colakit(arguments[0], "--smoke", *arguments[1:])
+    assert outcome.code == 2
+    assert told.lower() in " ".join(outcome.err.split()).lower().replace("│ ", "")
