@@ -22,7 +22,6 @@ _PACKAGES = (
 
 def describe_machine() -> MachineRecord:
     """Hardware, versions, and the git commit of the source tree colakit runs from."""
-    installed = {d.name: d.version for d in metadata.distributions() if d.name in _PACKAGES}
     status = _git("status", "--porcelain")
     gpu = torch.cuda.get_device_properties(torch.cuda.current_device()) if torch.cuda.is_available() else None
     return MachineRecord(
@@ -40,10 +39,18 @@ def describe_machine() -> MachineRecord:
         driver=nvml.driver().version,
         cuda=torch.version.cuda,
         python=platform.python_version(),
-        packages={name: installed.get(name) for name in _PACKAGES},
+        packages={name: _version(name) for name in _PACKAGES},
         git_commit=_git("rev-parse", "HEAD"),
         git_dirty=bool(status) if status is not None else None,
     )
+
+
+def _version(package: str) -> str | None:
+    """The one that is imported, where several are installed; None where there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def usable_cpus() -> int:

@@ -288,7 +288,7 @@ def _rows_by_owner(config: RunConfig, tensors: Sequence[Stored], muons: Sequence
     )
     found: list[dict[int, int]] = [{} for _ in range(n)]
     held = [0] * n
-    owners = balanced([_newton_schulz(config, tensors[i].matrices, "cheaper") for i in muons], n)
+    owners = balanced([_newton_schulz(config, tensors[i].matrices) for i in muons], n)
     for i, owner in zip(muons, owners, strict=True):
         found[owner][i] = tensors[i].shape[0]
         held[owner] += FLOAT32_BYTES * tensors[i].size
@@ -311,17 +311,17 @@ def _owners(config: RunConfig, n: int) -> list[set[int]]:
 
 def _matrix_owners(config: RunConfig, n: int) -> list[int]:
     """fsdp2: of each of Muon's matrices, as `ShardedMuon` has it."""
-    return balanced([_newton_schulz(config, [m.shape], "taken") for m in _matrices(config)], n)
+    return balanced([_newton_schulz(config, [m.shape]) for m in _matrices(config)], n)
 
 
 def _is_muons(t: Stored, config: RunConfig) -> bool:
     return group_of(t.role, muon=config.optim.optimizer == "muon") == "muon"
 
 
-def _newton_schulz(config: RunConfig, shapes: Iterable[tuple[int, int]], form: Literal["cheaper", "taken"]) -> int:
-    """Operations of these matrices' Newton–Schulz, each in its cheaper form, or in the one that the device takes."""
+def _newton_schulz(config: RunConfig, shapes: Iterable[tuple[int, int]]) -> int:
+    """Operations of these matrices' Newton–Schulz, each in the form that the device takes."""
     steps, a = config.optim.ns_steps, config.optim.ns_coefficients[0]
-    textbook = form == "taken" and precision_of(config).device == "cuda"
+    textbook = precision_of(config).device == "cuda"
     return sum(
         newton_schulz_flops(short, long, steps, a, "textbook" if textbook else cheaper_form(short, long, steps, a))
         for short, long in map(sorted, shapes)
@@ -446,14 +446,13 @@ def _longest_shares(config: RunConfig, strategy: Strategy, n: int) -> tuple[floa
     shares = _shares(config, strategy, n)
     tensors, muons = shares[0].tensors, shares[0].muons
     if strategy == "fsdp2":
-        costs = [_newton_schulz(config, [m.shape], "taken") for m in _matrices(config)]
+        costs = [_newton_schulz(config, [m.shape]) for m in _matrices(config)]
         by_rank = [0] * n
         for cost, owner in zip(costs, _matrix_owners(config, n), strict=True):
             by_rank[owner] += cost
     else:
         by_rank = [
-            sum(_newton_schulz(config, tensors[i].matrices, "taken") for i in muons & share.rows.keys())
-            for share in shares
+            sum(_newton_schulz(config, tensors[i].matrices) for i in muons & share.rows.keys()) for share in shares
         ]
     adamw = [share.entries(muon=False) for share in shares]
     all_adamw = sum(t.size for i, t in enumerate(tensors) if i not in muons)

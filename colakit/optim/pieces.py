@@ -14,12 +14,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from colakit.analysis.newton_schulz import cheaper_form, newton_schulz_flops
 from colakit.analysis.sharding import balanced, chunk, poured
 from colakit.config.schema import OptimConfig
 from colakit.model.linear import ParamRole
 from colakit.optim.groups import Routing
 from colakit.optim.muon import Muon
+from colakit.optim.newton_schulz import compute_dtype, flops
 from colakit.optim.sharded_muon import ShardedMuon
 from colakit.parallel.world import ALONE, World
 
@@ -161,10 +161,9 @@ def here(tensor: Tensor) -> Tensor:
 
 
 def _newton_schulz_cost(parameter: nn.Parameter, role: ParamRole, config: OptimConfig) -> int:
-    """Floating point operations that its matrices take."""
-    shapes = (sorted((rows, parameter.shape[1])) for rows in role.matrix_rows)
-    steps, a = config.ns_steps, config.ns_coefficients[0]
-    return sum(newton_schulz_flops(m, k, steps, a, cheaper_form(m, k, steps, a)) for m, k in shapes)
+    """Floating point operations that its matrices take, in the form that is taken for them here."""
+    dtype, columns = compute_dtype(parameter), parameter.shape[1]
+    return sum(flops((m, columns), dtype, config.ns_coefficients, config.ns_steps) for m in role.matrix_rows)
 
 
 def _rows(name: str, parameter: nn.Parameter, start: int, stop: int) -> Piece:

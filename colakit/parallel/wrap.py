@@ -96,6 +96,14 @@ class Owned(NamedTuple):
     owner: int
 
 
+class _Sent(NamedTuple):
+    """A bucket on its way to its owner, and where the sums go if that is this process."""
+
+    work: dist.Work
+    gradients: list[Tensor]
+    flat: Tensor
+
+
 _BUCKET_BYTES = 25 * 2**20
 """DDP's."""
 
@@ -104,7 +112,7 @@ class OwnerReplica(Replica):
     """ZeRO-1: everyone has all weights; each gradient is summed where it is used, and nowhere else.
 
     In buckets, while the backward pass of the last micro-batch goes on: as gradients come, those of each owner are laid
-    end to end and reduced to it. A gradient of somebody else's is garbage behind `finish`.
+    end to end and reduced to it. What is somebody else's is dropped at once.
     """
 
     def __init__(self, model: LM, world: World) -> None:
@@ -112,7 +120,7 @@ class OwnerReplica(Replica):
         self._world = world
         self._is_last = False
         self._waiting: list[nn.Parameter] = []
-        self._sent: list[tuple[dist.Work, list[Tensor], Tensor]] = []
+        self._sent: list[_Sent] = []
         self._owned: dict[nn.Parameter, list[Owned]] = {}
         for parameter in model.parameters():
             # Made from one seed, but maybe by other kernels.
@@ -152,12 +160,17 @@ class OwnerReplica(Replica):
             for each in self._owned[parameter]:
                 assert parameter.grad is not None
                 by_owner.setdefault(each.owner, []).append(parameter.grad[each.start : each.stop])
-        self._waiting.clear()
+        me = self._world.rank
+        self._sent = [sent for sent in self._sent if sent.gradients or not sent.work.is_completed()]
         for owner in sorted(by_owner):
             flat = torch.cat([g.reshape(-1) for g in by_owner[owner]])
             work = dist.reduce(flat, group_dst=owner, group=self._world.group, async_op=True)
             assert work is not None
-            self._sent.append((work, by_owner[owner] if owner == self._world.rank else [], flat))
+            self._sent.append(_Sent(work, by_owner[owner] if owner == me else [], flat))
+        for parameter in self._waiting:
+            if all(each.owner != me for each in self._owned[parameter]):
+                parameter.grad = None
+        self._waiting.clear()
 
 
 class ShardedReplica(Replica):

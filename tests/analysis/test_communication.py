@@ -193,7 +193,7 @@ def test_parameters_are_stored_as_foreseen(preset: str) -> None:
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("preset", ["original", "cola-fan-muon", "refined-tied", "cola-fan-atf"])
 def test_zero1_keeps_what_falls_to_each(preset: str, n: int) -> None:
-    model, config = built(preset), config_of(preset)
+    model, config = built(preset), config_of(preset, "train.device=cpu")
     roles = model.param_roles()
     routing = route(model, roles, muon=config.optim.optimizer == "muon")
     division = ByOwner(dict(model.named_parameters()), routing, roles, config.optim, Imagined(0, n))
