@@ -19,7 +19,7 @@ from colakit.bench.storages import LiveStorages
 from colakit.build import Machine
 from colakit.host import give_back_freed_memory, peak_resident_memory, usable_cpus
 from colakit.optim.clock import Clock
-from colakit.optim.pieces import here
+from colakit.parallel.shards import here
 from colakit.parallel.traffic import Traffic, communicating_ms
 from colakit.parallel.world import ALONE, World
 from colakit.records.run import OptimizerPart

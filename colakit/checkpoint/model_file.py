@@ -7,20 +7,13 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from colakit.checkpoint.folders import MODEL_FILE as MODEL_FILE
 from colakit.checkpoint.folders import MODEL_FOLDER, OPTIMIZER_FOLDER
-from colakit.checkpoint.sharded import (
-    Parts,
-    load_parts,
-    model_parts,
-    optimizer_parts,
-    read_whole,
-)
 from colakit.errors import CheckpointError
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer
+from colakit.parallel.shards import is_sharded
 from colakit.parallel.world import ALONE, World
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -55,6 +48,8 @@ def load_optimizer(optimizer: CombinedOptimizer, folder: Path) -> None:
     """
     path = folder / OPTIMIZER_FILE
     if (divided := folder / OPTIMIZER_FOLDER).is_dir():
+        from colakit.checkpoint.sharded import load_parts, optimizer_parts
+
         optimizer.reset(with_state=any(divided.iterdir()))
         load_parts(optimizer_parts(optimizer), divided)
         return
@@ -73,13 +68,15 @@ def load_model(model: LM, folder: Path, world: World = ALONE) -> None:
     """
     path = folder / MODEL_FILE
     if (divided := folder / MODEL_FOLDER).is_dir():
+        from colakit.checkpoint.sharded import load_parts, model_parts
+
         load_parts(model_parts(model, world), divided)
         return
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file. The run has not finished, or this is not a run folder.")
     try:
-        if any(isinstance(p, DTensor) for p in model.parameters()):
-            _fill(model_parts(model, world), load_file(path))
+        if any(is_sharded(p) for p in model.parameters()):
+            _fill(model, load_file(path), world)
         else:
             model.load_state_dict(load_file(path))
     except SafetensorError as error:
@@ -93,14 +90,18 @@ def load_model(model: LM, folder: Path, world: World = ALONE) -> None:
 def copy_model(folder: Path, to: Path) -> None:
     """Write the weights of the checkpoint `folder` to the file `to`, whole, by their public names. Raises OSError."""
     if (divided := folder / MODEL_FOLDER).is_dir():
+        from colakit.checkpoint.sharded import read_whole
+
         save_tensors(read_whole(divided), to)
     else:
         shutil.copy(folder / MODEL_FILE, to)
 
 
-def _fill(parts: Parts, tensors: Mapping[str, Tensor]) -> None:
-    """Raises RuntimeError, as torch does, where they are of another model."""
-    for name, part in parts.items():
+def _fill(model: LM, tensors: Mapping[str, Tensor], world: World) -> None:
+    """A model of which some rows are here. Raises RuntimeError, as torch does, where it is another model."""
+    from colakit.checkpoint.sharded import model_parts
+
+    for name, part in model_parts(model, world).items():
         if name not in tensors or tensors[name].shape != part.shape:
             raise RuntimeError(f"{name}, of shape {list(part.shape)}, is not there.")
         part.tensor.copy_(tensors[name][part.start : part.start + len(part.tensor)])

@@ -1,6 +1,6 @@
 """Checkpoints to which every process writes what it holds, by torch.distributed.checkpoint: safetensors, no pickle.
 
-What N processes wrote, M read: each names the rows it wants.
+What N processes wrote, M read: each names the rows it wants. Loaded where it is needed: it takes its time.
 """
 
 import warnings
@@ -26,14 +26,13 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
 
 from colakit.analysis.sharding import chunk
 from colakit.errors import CheckpointError
 from colakit.model.lm import LM
 from colakit.model.naming import public_rows
 from colakit.optim.combined import CombinedOptimizer
-from colakit.optim.pieces import here
+from colakit.parallel.shards import here, is_sharded
 from colakit.parallel.world import World
 
 
@@ -94,7 +93,7 @@ def model_parts(model: LM, world: World) -> Parts:
         parameter = parameters[stored]
         start, stop, _ = rows.indices(len(parameter))
         shape = torch.Size([stop - start, *parameter.shape[1:]])
-        if isinstance(parameter, DTensor):
+        if is_sharded(parameter):
             low, high = chunk(len(parameter), world.size, world.rank)
             first, last = max(start, low), min(stop, high)
             if first < last:

@@ -20,6 +20,10 @@ def sharing_contestants(configs: Sequence[RunConfig], nproc: int, *, compiled: b
     """
     from colakit.bench.contestant import Contestant
     from colakit.host import usable_cpus
+    from colakit.parallel.world import check_built
+
+    for config in configs:
+        check_built(config.parallel.strategy, config.train.device)
     from colakit.parallel.launch import check_gpus
 
     threads = max(1, usable_cpus() // nproc)

@@ -38,6 +38,10 @@ def refuse_idle(sets: Sequence[str]) -> None:
 def launch_job(context: typer.Context, nproc: int, config: RunConfig | None) -> None:
     """Run the command line again in `nproc` processes, and exit as they do; `config` where it is known before."""
     from colakit.host import usable_cpus
+    from colakit.parallel.world import check_built
+
+    wanted = config or RunConfig()
+    check_built(wanted.parallel.strategy, wanted.train.device)
     from colakit.parallel.launch import check_gpus, launch
 
     if config is not None:
@@ -78,10 +82,11 @@ def meeting(place: Place) -> Iterator[None]:
 
 def world_of(config: RunConfig, place: Place) -> "World":
     """The processes that share the run of `config`."""
-    from colakit.parallel.world import ALONE, group_of
+    from colakit.parallel.world import ALONE, check_built, group_of
 
     if place.world_size == 1:
         return ALONE
+    check_built(config.parallel.strategy, config.train.device)
     return group_of(range(place.world_size), timeout_s=config.parallel.timeout_s)
 
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from colakit.analysis.inventory import group_of
 from colakit.model.linear import ParamRole
+from colakit.parallel.shards import here
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _shared(model: nn.Module, groups: Mapping[str, str]) -> str | None:
     ranges = sorted(
         (p.data_ptr(), p.data_ptr() + p.nbytes, name)
         for name, parameter in model.named_parameters(remove_duplicate=False)
-        for p in [parameter.to_local() if isinstance(parameter, DTensor) else parameter]
+        for p in [here(parameter)]
         if name in groups and p.data_ptr()  # on the meta device all addresses are 0
     )
     for (_, end, first), (start, _, second) in itertools.pairwise(ranges):

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from colakit.analysis.sharding import balanced, chunk, poured
 from colakit.config.schema import OptimConfig
@@ -21,6 +20,7 @@ from colakit.optim.groups import Routing
 from colakit.optim.muon import Muon
 from colakit.optim.newton_schulz import compute_dtype, flops
 from colakit.optim.sharded_muon import ShardedMuon
+from colakit.parallel.shards import here, is_sharded
 from colakit.parallel.world import ALONE, World
 
 _ADAMW_MOMENTS = 2
@@ -49,7 +49,7 @@ class Piece:
 
     def of(self, tensor: Tensor) -> Tensor:
         """Its rows of the parameter, or of what is shaped like it; a view."""
-        if isinstance(tensor, DTensor):
+        if is_sharded(tensor):
             return here(tensor)
         return tensor[self.start : self.start + self.tensor.shape[0]]
 
@@ -150,14 +150,6 @@ class ByRows(Division):
         own = here(parameter.detach())
         assert len(own) == stop - start, "FSDP2 divides rows otherwise"
         return Piece(name, parameter, start, nn.Parameter(own))
-
-
-def here(tensor: Tensor) -> Tensor:
-    """What of a tensor is in this process: some rows of a DTensor, all of any other."""
-    if not isinstance(tensor, DTensor):
-        return tensor
-    own: Tensor = tensor.to_local()
-    return own
 
 
 def _newton_schulz_cost(parameter: nn.Parameter, role: ParamRole, config: OptimConfig) -> int:

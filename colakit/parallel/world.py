@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
 
-from colakit.errors import ColakitError, RunError
+from colakit.errors import ColakitError, ConfigError, Problem, RunError
 from colakit.parallel.environment import Place
 
 log = logging.getLogger(__name__)
@@ -41,9 +40,9 @@ class World:
 
     rank = 0
     size = 1
-    group: dist.ProcessGroup | None = None
+    group: "dist.ProcessGroup | None" = None
     """Moves tensors of the training device."""
-    control: dist.ProcessGroup | None = None
+    control: "dist.ProcessGroup | None" = None
     """Moves what lies on the host."""
 
     @property
@@ -99,13 +98,15 @@ class Group(World):
     """Several processes."""
 
     def __init__(
-        self, rank: int, size: int, *, group: dist.ProcessGroup, control: dist.ProcessGroup, timeout_s: float
+        self, rank: int, size: int, *, group: "dist.ProcessGroup", control: "dist.ProcessGroup", timeout_s: float
     ) -> None:
+        from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+
         self.rank, self.size, self.group, self.control = rank, size, group, control
         self._timeout_s = timeout_s
         self._turns = 0
         # A name that all of them know the group by, and no other group has.
-        self._store = PrefixStore(f"colakit/{control.group_name}", dist.distributed_c10d._get_default_store())
+        self._store = PrefixStore(f"colakit/{control.group_name}", _get_default_store())
 
     def totals(self, *counts: int) -> tuple[int, ...]:
         tensor = torch.tensor(counts, dtype=torch.int64)
@@ -193,6 +194,21 @@ class Group(World):
                 f"{where}"
             )
         return f"{who} ended, and {_names(waiting)} cannot go on without. {where}"
+
+
+def check_built(strategy: str, device: str) -> None:
+    """Raise ConfigError where torch was built without what several processes need, on a GPU unless `device` is cpu."""
+    on_cuda = device != "cpu" and torch.cuda.is_available()
+    lacking, fix = None, "Install a build of torch that has it, or train with one process."
+    if not dist.is_available():
+        lacking = "torch.distributed"
+    elif not dist.is_gloo_available():
+        lacking = "gloo"
+    elif on_cuda and not dist.is_nccl_available():
+        lacking, fix = "NCCL", "Install a build of torch that has it, or --set train.device=cpu."
+    if lacking is not None:
+        rule = f"this torch was built without {lacking}, by which several processes talk"
+        raise ConfigError([Problem("parallel.strategy", strategy, rule, fix)])
 
 
 def join(place: Place, meeting_point: str = "env://") -> None:

@@ -11,9 +11,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.nn.parallel import DistributedDataParallel
 
 from colakit.loss import LossSums, loss_sums
 from colakit.model.documents import Documents
@@ -62,6 +59,8 @@ class DDPReplica(Replica):
     """Everyone has everything. Gradients are summed in buckets while the backward pass goes on, once a step."""
 
     def __init__(self, model: LM, world: World) -> None:
+        from torch.nn.parallel import DistributedDataParallel
+
         super().__init__(model)
         # Buffers are tables, the same for all; torch calls this option otherwise from 2.13 on.
         is_new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
@@ -69,22 +68,22 @@ class DDPReplica(Replica):
         self._ddp = DistributedDataParallel(
             self.objective, process_group=world.group, gradient_as_bucket_view=True, **no_buffers
         )
-        self._ddp.register_comm_hook(world.group, _sum)
+
+        def summed(
+            group: dist.ProcessGroup,
+            bucket: dist.GradBucket,  # type: ignore[name-defined]  # torch does not tell of it
+        ) -> torch.futures.Future[Tensor]:
+            """In place of DDP's own hook, which divides by the number of processes."""
+            work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+            assert work is not None
+            whole: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
+            return whole
+
+        self._ddp.register_comm_hook(world.group, summed)
         self.run = self._ddp
 
     def micro_step(self, *, is_last: bool) -> AbstractContextManager[object]:
         return nullcontext() if is_last else self._ddp.no_sync()
-
-
-def _sum(
-    group: dist.ProcessGroup,
-    bucket: dist.GradBucket,  # type: ignore[name-defined]  # torch does not tell of it
-) -> torch.futures.Future[Tensor]:
-    """For DDP, whose own hook would divide by the number of processes."""
-    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
-    assert work is not None
-    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
-    return summed
 
 
 class Owned(NamedTuple):
@@ -99,7 +98,7 @@ class Owned(NamedTuple):
 class _Sent(NamedTuple):
     """A bucket on its way to its owner, and where the sums go if that is this process."""
 
-    work: dist.Work
+    work: "dist.Work"
     gradients: list[Tensor]
     flat: Tensor
 
@@ -180,6 +179,9 @@ class ShardedReplica(Replica):
     """
 
     def __init__(self, model: LM, world: World, device: torch.device) -> None:
+        from torch.distributed.device_mesh import DeviceMesh
+        from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
         super().__init__(model)
         assert world.group is not None
         mesh = DeviceMesh.from_group(world.group, device.type)
@@ -192,5 +194,4 @@ class ShardedReplica(Replica):
         register_fsdp_forward_method(self.objective, "factors")
 
     def rest(self) -> None:
-        assert isinstance(self.objective, FSDPModule)
-        self.objective.reshard()
+        self.objective.reshard()  # type: ignore[operator]  # of an FSDPModule

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from colakit.data.loader import Batch
-from colakit.optim.pieces import here
+from colakit.parallel.shards import here
 from colakit.train.step import TrainStep
 
 

@@ -74,7 +74,7 @@ def out_of_memory_advice(config: RunConfig, held: int) -> str:
         f"{gib(fixed):.2f} GiB of them for weights, gradients and optimizer."
     )
     if (budget := config.train.memory_gib) is not None:
-        least = held + memory_ledger(_with_micro_batch(config, 1)).total - ledger.weights
+        least = held + memory_ledger(with_micro_batch(config, 1)).total - ledger.weights
         takes += f" train.memory_gib allows the whole process {budget:g} GiB; {gib(held):.2f} were held before a step."
         if gib(least) > budget:
             return (
@@ -83,9 +83,10 @@ def out_of_memory_advice(config: RunConfig, held: int) -> str:
     if micro == 1:
         return f"{takes} Try a smaller model, or shorter sequences."
     smaller = max(n for n in range(1, micro) if config.train.batch_size % n == 0)
-    total = memory_ledger(_with_micro_batch(config, smaller)).total
+    total = memory_ledger(with_micro_batch(config, smaller)).total
     return f"{takes} Try --set train.micro_batch_size={smaller}: {gib(total):.2f} GiB at the same batch size."
 
 
-def _with_micro_batch(config: RunConfig, size: int) -> RunConfig:
+def with_micro_batch(config: RunConfig, size: int) -> RunConfig:
+    """`config` in micro-batches of so many sequences."""
     return config.model_copy(update={"train": config.train.model_copy(update={"micro_batch_size": size})})

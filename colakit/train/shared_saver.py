@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch.distributed.tensor import DTensor
-
 from colakit.checkpoint.folders import MODEL_FOLDER, OPTIMIZER_FOLDER, Checkpoints
 from colakit.checkpoint.model_file import MODEL_FILE, OPTIMIZER_FILE, model_tensors, optimizer_tensors
 from colakit.checkpoint.sharded import Parts, model_parts, optimizer_parts, save_parts
 from colakit.errors import RunError, disk_fault
 from colakit.model.lm import LM
 from colakit.optim.combined import CombinedOptimizer
+from colakit.parallel.shards import is_sharded
 from colakit.parallel.world import World
 from colakit.train.saver import Saver
 
@@ -37,7 +36,7 @@ class SharedSaver(Saver):
         aside = self._checkpoints.aside_of(step)
         self._together(self._begin, step)
         divided: dict[str, Parts] = {}
-        if any(isinstance(p, DTensor) for p in model.parameters()):
+        if any(is_sharded(p) for p in model.parameters()):
             divided[MODEL_FOLDER] = model_parts(model, self._world)
         if optimizer.division.world.size > 1:
             divided[OPTIMIZER_FOLDER] = optimizer_parts(optimizer)

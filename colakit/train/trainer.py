@@ -38,7 +38,7 @@ from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.diagnosis import first_bad_layer, first_bad_weight
 from colakit.train.faults import describe_fault, how_to_go_on, is_expected
 from colakit.train.held_out import HeldOut
-from colakit.train.memory import check_budget, held_bytes, memory_budget
+from colakit.train.memory import check_budget, held_bytes, memory_budget, with_micro_batch
 from colakit.train.metrics import last_records
 from colakit.train.moved import check_same_data, check_where_it_lies
 from colakit.train.resume import Resumption, reopen
@@ -53,7 +53,6 @@ from colakit.train.runs import (
     write_json,
 )
 from colakit.train.saver import Saver
-from colakit.train.shared_saver import SharedSaver
 from colakit.train.signals import StopFlag, stop_on_signal
 from colakit.train.sinks import Sink, SinkSet
 from colakit.train.state import describe_state, restore_rng, warn_of_differences
@@ -124,8 +123,12 @@ class Trainer:
             on_failure.pop_all()
         self._first = self._saved = self.totals.steps
         self._trained_before_s = self.totals.train_s
-        make = Saver if world.size == 1 else partial(SharedSaver, world=world)
-        self._saver: Saver = make(
+        make: Callable[..., Saver] = Saver
+        if world.size > 1:
+            from colakit.train.shared_saver import SharedSaver  # which loads torch.distributed.checkpoint
+
+            make = partial(SharedSaver, world=world)
+        self._saver = make(
             Checkpoints(self.folder.checkpoints), keep_last=config.train.keep_last, keep_every=config.train.keep_every
         )
 
@@ -236,7 +239,9 @@ class Trainer:
         except (OSError, MemoryError, RuntimeError) as error:
             if not is_expected(error):
                 raise
-            told = describe_fault(error, self.folder, self.config, self.totals.steps + 1, self._held)
+            micro = self.config.train.micro_batch_size_of(self.world.size)
+            own = with_micro_batch(self.config, micro)
+            told = describe_fault(error, self.folder, own, self.totals.steps + 1, self._held)
             raise RunError(f"{told} {self._rescue()}") from error
 
     def _rescue(self) -> str:

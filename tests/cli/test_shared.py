@@ -1,5 +1,7 @@
 """A command that several processes share: what is refused before any of them starts, and who says what."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -51,3 +53,25 @@ def test_a_mistake_is_told_before_any_process_is_started(colakit: Run, arguments
     outcome = colakit(arguments[0], "--smoke", *arguments[1:])
     assert outcome.code == 2
     assert told.lower() in " ".join(outcome.err.split()).lower().replace("│ ", "")
+
+
+@pytest.mark.parametrize(("part", "name"), [("is_available", "torch.distributed"), ("is_gloo_available", "gloo")])
+def test_what_torch_was_built_without_is_named(
+    colakit: Run, monkeypatch: pytest.MonkeyPatch, part: str, name: str
+) -> None:
+    monkeypatch.setattr(f"torch.distributed.{part}", lambda: False)
+    for command in ("train", "bench"):
+        outcome = colakit(command, "--smoke", "--nproc", "2", "--set", "parallel.strategy=fsdp2")
+        assert outcome.code == 2
+        assert f"parallel.strategy = 'fsdp2': this torch was built without {name}" in outcome.err
+
+
+def test_one_process_loads_nothing_that_several_need() -> None:
+    """They take half a second, and a torch that was built without them trains all the same."""
+    code = (
+        "import sys, colakit.train.trainer, colakit.cli.app\n"
+        "heavy = ('tensor', 'fsdp', 'checkpoint', 'elastic', 'launcher')\n"
+        "print([m for m in heavy if f'torch.distributed.{m}' in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
