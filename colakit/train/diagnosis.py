@@ -28,15 +28,21 @@ def first_bad_layer(step: TrainStep, micro_batches: Sequence[Batch]) -> str:
     Runs forward and backward pass, and leaves no gradient behind. What the passes draw is drawn from torch's generator:
     to see the same dropout, put it back to where it was before the step. Compiled blocks drew theirs otherwise.
     """
-    found = [f"the weight {name}" for name, p in step.model.named_parameters() if not _is_finite(p)]
-    if not step.world.any(bool(found)):
-        found = _run_again(step, micro_batches)
+    found = _first_told(
+        step, next((f"the weight {n}" for n, p in step.model.named_parameters() if not _is_finite(p)), None)
+    )
+    # Where something passes through the model comes before what it does to gradients: FSDP2 makes them everybody's.
+    found = found or _first_told(step, _on_the_way(step, micro_batches)) or _first_told(step, _bad_gradient(step))
     step.optimizer.zero_grad()
-    told = next((place for place in step.world.gather(found[0] if found else None) if place is not None), None)
-    return told or "nowhere when the batch was run once more"
+    return found or "nowhere when the batch was run once more"
 
 
-def _run_again(step: TrainStep, micro_batches: Sequence[Batch]) -> list[str]:
+def _first_told(step: TrainStep, found: str | None) -> str | None:
+    """What the first process has found that has found anything."""
+    return next((place for place in step.world.gather(found) if place is not None), None)
+
+
+def _on_the_way(step: TrainStep, micro_batches: Sequence[Batch]) -> str | None:
     """What is found in this process's part; all make the same passes, in which FSDP2's have to take part."""
     found: list[str] = []
     with ExitStack() as hooks, step.model.eagerly():  # compiled blocks have no modules to look at
@@ -47,13 +53,16 @@ def _run_again(step: TrainStep, micro_batches: Sequence[Batch]) -> list[str]:
             nll = step.accumulate([micro_batch], int(micro_batch.tokens.numel()), shares=False)[0]
             if not found and not bool(torch.isfinite(nll)):
                 found.append("the loss")
-    if not found:
-        found += [f"the gradient of {name}" for name, p in step.model.named_parameters() if not _is_finite(p.grad)]
-    if not found:
-        norms = {name: float(here(p.grad).norm()) for name, p in step.model.named_parameters() if p.grad is not None}
-        if not math.isfinite(math.hypot(*norms.values())):
-            found.append(f"the norm of finite gradients, the largest that of {max(norms, key=norms.__getitem__)}")
-    return found
+    return found[0] if found else None
+
+
+def _bad_gradient(step: TrainStep) -> str | None:
+    parameters = list(step.model.named_parameters())
+    bad = next((f"the gradient of {name}" for name, p in parameters if not _is_finite(p.grad)), None)
+    norms = {name: float(here(p.grad).norm()) for name, p in parameters if p.grad is not None}
+    if bad is None and not math.isfinite(math.hypot(*norms.values())):
+        return f"the norm of finite gradients, the largest that of {max(norms, key=norms.__getitem__)}"
+    return bad
 
 
 def _watch(name: str, found: list[str]) -> Any:  # Any: torch's hooks
