@@ -144,6 +144,9 @@ def load_parts(parts: Parts, folder: Path) -> None:
             raise CheckpointError(
                 f"{folder}: does not fit the configuration beside it. {name}, of shape {list(part.shape)}, is {there}."
             )
+        # The reader takes what there is: rows that are in no file would stay what they are.
+        if sum(chunk.sizes[0] for chunk in found[name].chunks) != part.shape[0]:
+            raise CheckpointError(f"{folder}: rows of {name} are missing. Copy every file of it.")
     with _without_its_words():
         try:
             load(

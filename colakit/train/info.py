@@ -136,7 +136,7 @@ def _checkpoint(path: Path) -> InfoRecord:
         machine=_machine(folder.environment),
         checkpoints=(replace(found, step=steps),),
     )
-    return _with_config(_with_tensors(record, [folder.model]), config)
+    return _with_config(_with_tensors(record, weight_files(path) or [folder.model]), config)
 
 
 def _transformers(path: Path) -> InfoRecord:
