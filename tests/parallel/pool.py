@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -23,8 +24,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SIZE = 4
+_PRELOADED = [
+    *("colakit.cli.app", "colakit.train.trainer", "colakit.train.shared_saver"),
+    *("torch.distributed.fsdp", "torch.utils.tensorboard", "pytest", "hypothesis"),
+]
 _TIMEOUT_S = 60.0
-_PRELOADED = ["colakit.train.trainer", "colakit.train.shared_saver", "torch.distributed.fsdp", "pytest", "hypothesis"]
 _OTHERS_S = 1.0
 """How long after one has failed the others may take to fail too: what they say may be the reason."""
 
@@ -81,10 +85,15 @@ def _received(line: Connection) -> tuple[Any, str]:
     return answer
 
 
-def _start() -> list[_Member]:
+def forking() -> ForkServerContext:
+    """By which processes are started that share what takes long to import: a tenth of a second for each."""
     context = multiprocessing.get_context("forkserver")
-    # Imported once, and then shared by all.
     context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+def _start() -> list[_Member]:
+    context = forking()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

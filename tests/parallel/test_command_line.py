@@ -1,0 +1,300 @@
+"""``colakit train`` in several processes: what a run leaves, what ends one of them ends it, and how it goes on."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from colakit.checkpoint.folders import Checkpoints
+from colakit.train.listing import list_runs
+from tests.parallel.jobs import Job, until
+from tests.parallel.runs import STRATEGIES
+from tests.train.tiny_runs import SETS, records, write_corpus
+
+STEPS = 8
+_SETS = (*SETS, "train.batch_size=12", "train.micro_batch_size=2", "train.device=cpu")
+
+
+def training(strategy: str, out: str, *sets: str, preset: str = "cola-fan-dropout-muon") -> list[str]:
+    """The arguments of a run of eight steps, each with a checkpoint, evaluated twice."""
+    all_sets = (*_SETS, *([f"parallel.strategy={strategy}"] if strategy else []), *sets)
+    words = [word for item in all_sets for word in ("--set", item)]
+    return ["train", "--preset", preset, "--smoke", "--data", "poems.jsonl", *words, "--out", out]
+
+
+def colakit(cwd: Path, *arguments: str, size: int = 1) -> tuple[str, str]:
+    """What the main process prints and tells of a command that succeeds."""
+    with Job(size, *arguments, cwd=cwd) as job:
+        assert job.wait() == [0] * size, job.err(0)
+        assert all((job.out(rank), job.err(rank)) == ("", "") for rank in range(1, size))
+        return job.out(0), job.err(0)
+
+
+def launch(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    """``colakit … --nproc 2``, as one types it."""
+    command = [sys.executable, "-m", "colakit", *arguments, "--nproc", "2"]
+    return subprocess.Popen(
+        command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def rank_of(launcher: subprocess.Popen[str], rank: int) -> psutil.Process:
+    """Which of the processes that a launcher has started is this one."""
+    return next(p for p in psutil.Process(launcher.pid).children() if p.environ().get("RANK") == str(rank))
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    """A folder with a text."""
+    write_corpus(tmp_path / "poems.jsonl")
+    return tmp_path
+
+
+class Undisturbed:
+    """Runs that nobody ends, each made once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        write_corpus(folder / "poems.jsonl")
+        self._told: dict[str, tuple[str, str]] = {}
+
+    def of(self, strategy: str, size: int = 2, *sets: str, preset: str = "cola-fan-dropout-muon") -> Path:
+        name = "-".join((preset, strategy, str(size), *sets)).replace("=", "-")
+        if name not in self._told:
+            self._told[name] = colakit(self.folder, *training(strategy, name, *sets, preset=preset), size=size)
+        return self.folder / name
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return Undisturbed(tmp_path_factory.mktemp("undisturbed"))
+
+
+CHANGING = ("totals.json", "environment.json", "manifest.json", "config.json")
+"""Files of a checkpoint that hold times, hashes, and where the text lies."""
+
+
+def same_end(root: Path, expected: Path) -> None:
+    """Weights, optimizer, generators, data position and records, to the bit."""
+    assert (root / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+    assert records(root) == records(expected)
+    ours, theirs = ({p.relative_to(f): p for p in f.rglob("*") if p.is_file()} for f in map(newest, (root, expected)))
+    assert ours.keys() == theirs.keys()
+    for name, path in ours.items():
+        if path.suffix == ".safetensors":
+            check_same_tensors(path, theirs[name])
+        elif name.name not in CHANGING:
+            assert path.read_bytes() == theirs[name].read_bytes(), name
+
+
+def check_same_tensors(path: Path, other: Path) -> None:
+    """And what is told beside them, which safetensors writes in any order."""
+    with safe_open(path, "np") as ours, safe_open(other, "np") as theirs:
+        assert ours.metadata() == theirs.metadata()
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys():  # noqa: SIM118  (no dict)
+            assert ours.get_tensor(name).tobytes() == theirs.get_tensor(name).tobytes(), name
+
+
+def newest(root: Path) -> Path:
+    """The last checkpoint."""
+    found = Checkpoints(root / "checkpoints").newest()
+    assert found is not None
+    return found
+
+
+def steps_of(root: Path, kind: str = "step") -> list[int]:
+    return [record["step"] for record in records(root) if record["kind"] == kind]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_shared_run_leaves_what_one_process_leaves(undisturbed: Undisturbed, strategy: str) -> None:
+    """Tensors of the same names and shapes, of nearly the same values; each step once; and whatever reads it."""
+    preset = "cola-fan-muon"
+    root, alone = undisturbed.of(strategy, preset=preset), undisturbed.of("", 1, preset=preset)
+    assert {p.name for p in root.iterdir()} == {p.name for p in alone.iterdir()}
+    mine, theirs = load_file(root / "model.safetensors"), load_file(alone / "model.safetensors")
+    assert {n: (t.shape, t.dtype) for n, t in mine.items()} == {n: (t.shape, t.dtype) for n, t in theirs.items()}
+    for name, tensor in theirs.items():
+        assert float((mine[name] - tensor).norm()) <= 1e-3 * float(tensor.norm()), name
+    assert steps_of(root) == list(range(1, STEPS + 1))
+    assert steps_of(root, "eval") == [4, 8]
+    for found, expected in zip(records(root), records(alone), strict=True):
+        for name in found.keys() & {"loss", "grad_norm", "val_loss", "bits_per_byte", "tokens", "accuracy"}:
+            assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+    summary = json.loads((root / "summary.json").read_text())
+    assert (summary["steps"], summary["interrupted"], summary["nan_count"]) == (STEPS, False, 0)
+    (listing,) = list_runs(root)
+    assert (listing.state, listing.steps) == ("finished", STEPS)
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "fsdp2"])
+def test_what_it_leaves_is_opened_as_any_other(undisturbed: Undisturbed, strategy: str) -> None:
+    """The run, and a checkpoint of it that is divided."""
+    root = undisturbed.of(strategy, preset="cola-fan-muon")
+    summary = json.loads((root / "summary.json").read_text())
+    for path in (root, root / "checkpoints" / f"step-{STEPS:08}"):
+        out, _ = colakit(root.parent, "eval", str(path), "--json")
+        assert json.loads(out)["scores"]["loss"]["value"] == pytest.approx(summary["val_loss"], rel=1e-6)
+        out, _ = colakit(root.parent, "info", str(path), "--json")
+        told: dict[str, Any] = json.loads(out)
+        assert told["parameters"] == summary["parameters"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_ended_at_a_random_moment_it_comes_to_the_undisturbed_run(
+    there: Path, undisturbed: Undisturbed, strategy: str
+) -> None:
+    kill_and_resume(there, undisturbed.of(strategy), strategy, random.Random(strategy))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_at_many_moments_too(there: Path, undisturbed: Undisturbed, strategy: str, seed: int) -> None:
+    kill_and_resume(there, undisturbed.of(strategy), strategy, random.Random(f"{strategy}{seed}"))
+
+
+def kill_and_resume(there: Path, expected: Path, strategy: str, moments: random.Random) -> None:
+    """Behind the first checkpoint, in a step or in a save, one process is killed; a launcher ends the others."""
+    run, codes = there / "run", [0, 0]
+    while codes == [0, 0]:  # until a moment comes before its end
+        shutil.rmtree(run, ignore_errors=True)
+        killed = moments.randrange(2)
+        with Job(2, *training(strategy, "run"), cwd=there) as job:
+            until(lambda: list((run / "checkpoints").glob("step-*")), "a checkpoint")
+            time.sleep(moments.random())
+            job.send(killed, signal.SIGKILL)
+            job.processes[killed].join()
+            job.send(1 - killed, signal.SIGTERM)
+            codes = job.wait()
+            assert codes[killed] in (0, -signal.SIGKILL)
+            assert codes[1 - killed] in (0, 2, -signal.SIGTERM), job.err(1 - killed)
+    colakit(there, "train", "--resume", "run", size=2)
+    same_end(run, expected)
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def test_a_process_that_is_killed_ends_the_job_by_name_and_it_goes_on(there: Path, undisturbed: Undisturbed) -> None:
+    """Of the launcher's: what it says, and its exit code."""
+    launcher = launch(there, *training("fsdp2", "run", "train.max_steps=8"))
+    until(lambda: list((there / "run" / "checkpoints").glob("step-*")), "a checkpoint")
+    rank_of(launcher, 1).kill()
+    _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 128 + signal.SIGKILL
+    assert "Process 1 was ended by SIGKILL" in err
+    assert "Traceback" not in err
+    assert "Process 0" not in err
+    resumed, _ = colakit(there, "train", "--resume", "run", size=2)
+    assert "validation loss" in resumed
+    same_end(there / "run", undisturbed.of("fsdp2"))
+
+
+def test_a_signal_to_the_launcher_ends_the_run_behind_its_step(there: Path) -> None:
+    launcher = launch(there, *training("zero1", "run", "train.max_steps=5000", "train.checkpoint_every=none"))
+    metrics = there / "run" / "metrics.jsonl"
+    until(lambda: metrics.is_file() and metrics.read_text().count("\n") > 2, "some steps")
+    launcher.send_signal(signal.SIGTERM)
+    out, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, err
+    summary = json.loads((there / "run" / "summary.json").read_text())
+    assert summary["interrupted"]
+    assert steps_of(there / "run") == list(range(1, summary["steps"] + 1))
+    assert newest(there / "run").name == f"step-{summary['steps']:08}"
+    assert (there / "run" / "model.safetensors").is_file()
+    assert out.count("`colakit train --resume run` goes on.") == 1
+
+
+def test_a_mistake_is_said_once_and_leaves_no_folder(there: Path) -> None:
+    """That the processes find, not the launcher."""
+    (there / "poems.jsonl").unlink()
+    launcher = launch(there, *training("ddp", "run"))
+    out, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 2, err
+    assert err.count("poems.jsonl") == 1
+    assert "Traceback" not in err
+    assert out == ""
+    assert list(there.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--resume", "nowhere"], "nowhere: no run folder"),
+        (["train", "--resume", "run", "--set", "model.d_ff=50"], "model.d_ff"),
+        (["train", "--resume", "run", "--set", "train.max_steps=3"], "train.max_steps"),
+        (["train", "--resume", "run"], "is finished"),
+        (["train", "--smoke", "--preset", "cola-fann"], "Did you mean cola-fan"),
+        (["train", "--smoke", "--set", "train.batch_size=9"], "divisible by the number of processes (2)"),
+        (["train", "--smoke", "--nproc", "4"], "a launcher has started 2 processes"),
+        (["train", "--smoke", "--verify-resume"], "--verify-resume proves it of one process"),
+        (["train", "--smoke", "--out", "run"], "exists and is not an empty folder"),
+    ],
+)
+def test_a_mistake_under_torchrun_is_said_by_the_main_process(
+    undisturbed: Undisturbed, there: Path, arguments: list[str], message: str
+) -> None:
+    """And all end with the same code."""
+    shutil.copytree(undisturbed.of("ddp"), there / "run")
+    before = sorted(path.name for path in there.iterdir())
+    with Job(2, *arguments, cwd=there) as job:
+        assert job.wait() == [2, 2], job.err(0)
+        assert message in job.err(0)
+        assert "Traceback" not in job.err(0)
+        assert (job.out(0), job.out(1), job.err(1)) == ("", "", "")
+    assert [name for name in sorted(p.name for p in there.iterdir()) if not name.startswith("output-")] == before
+
+
+@pytest.mark.parametrize(
+    ("strategy", "size", "after"), [("fsdp2", 3, "fsdp2"), ("zero1", 1, "zero1"), ("fsdp2", 2, "zero1")]
+)
+def test_another_number_of_processes_goes_on(
+    undisturbed: Undisturbed, there: Path, strategy: str, size: int, after: str
+) -> None:
+    """Not to the same bits, and says so; without dropout, to nearly the same weights."""
+    expected = undisturbed.of(strategy, preset="cola-fan-muon")
+    run = shutil.copytree(expected, there / "run")
+    sets = ["--set", f"parallel.strategy={after}"] if after != strategy else []
+    _, err = colakit(there, "train", "--resume", "run/checkpoints/step-00000004", *sets, size=size)
+    if size != 2:
+        assert f"processes: 2 before, {size} here. The run goes on, but not to the same bits." in err
+    if sets:
+        assert f"strategy: {strategy} before, {after} here." in err
+    mine, theirs = load_file(run / "model.safetensors"), load_file(expected / "model.safetensors")
+    for name, tensor in theirs.items():
+        assert float((mine[name] - tensor).norm()) <= 1e-3 * float(tensor.norm()), name
+    assert steps_of(run) == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_named(there: Path) -> None:
+    launcher = launch(there, *training("ddp", "run", "train.max_steps=5000", "parallel.timeout_s=3"))
+    metrics = there / "run" / "metrics.jsonl"
+    until(lambda: metrics.is_file() and metrics.read_text().count("\n") > 2, "some steps")
+    stopped = rank_of(launcher, 1)
+    stopped.suspend()
+    # The launcher asks it to end when the other has, and would wait for it, half a minute.
+    until(lambda: is_asked_to_end(stopped), "the other to give up")
+    stopped.kill()
+    _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 2
+    assert "Error: process 1 did not answer within 3 s (parallel.timeout_s); process 0 waited." in err
+    assert "colakit train --resume run` goes on after step" in err
+    assert "Traceback" not in err
+
+
+def is_asked_to_end(process: psutil.Process) -> bool:
+    """Whether a SIGTERM waits for a process that is stopped, as Linux tells it."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (pending,) = (line.split()[1] for line in status.splitlines() if line.startswith("ShdPnd"))
+    return bool(int(pending, 16) & 1 << (signal.SIGTERM - 1))
