@@ -118,8 +118,8 @@ def save_parts(parts: Parts, folder: Path, world: World) -> None:
     """Write the parts that all processes hold to `folder`, a file each. Every process calls this. Raises OSError."""
     # Copies: safetensors refuses tensors that share memory, as the rows of one parameter do.
     copies = {name: Part(p.shape, p.start, p.tensor.to("cpu", copy=True)) for name, p in parts.items()}
-    folder.mkdir(exist_ok=True)
     with _without_its_words():
+        # Which makes the folder too: what fails in one process alone has to fail inside, where all are told of it.
         try:
             save(
                 dict(copies),
