@@ -27,7 +27,7 @@ from colakit.cli.paper import paper
 from colakit.cli.params import params
 from colakit.cli.runs import runs
 from colakit.cli.train import train
-from colakit.errors import ColakitError
+from colakit.errors import ColakitError, RunError
 from colakit.parallel.environment import place
 from colakit.report.tables import stderr_console
 
@@ -51,11 +51,17 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Train and measure compact transformers: one preset per row of the paper."""
+    n = place().world_size
+    if n > 1 and context.invoked_subcommand != "train":
+        if not place().is_main:
+            raise SystemExit(2)
+        raise RunError(f"A launcher has started {n} processes, which `train` alone shares. Start one of this.")
 
 
 # In the order of `colakit --help`.
@@ -85,7 +91,11 @@ def _log_to_stderr() -> None:
 
 def _whose() -> str:
     """Which of several processes speaks, where it is not the main one."""
-    return "" if place().is_main else f"Process {place().global_rank}: "
+    try:
+        here = place()
+    except ColakitError:
+        return ""
+    return "" if here.is_main else f"Process {here.global_rank}: "
 
 
 def main(args: Sequence[str] | None = None) -> None:

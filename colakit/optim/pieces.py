@@ -121,7 +121,10 @@ class ByOwner(Division):
             weights = [piece.tensor.detach() for piece in pieces]
             if not weights:
                 continue
-            flat = torch.cat([w.reshape(-1) for w in weights])
+            if rank == self.world.rank:
+                flat = torch.cat([w.reshape(-1) for w in weights])
+            else:
+                flat = weights[0].new_empty(sum(w.numel() for w in weights))
             dist.broadcast(flat, group_src=rank, group=self.world.group)
             if rank != self.world.rank:
                 sent = torch.split(flat, [w.numel() for w in weights])

@@ -39,6 +39,7 @@ class ShardedMuon(Muon):
 
     def __init__(self, params: list[dict[str, Any]], *, world: World, **options: Any) -> None:
         self._world = world
+        self._plans: dict[int, list[list[_Matrix]]] = {}
         super().__init__(params, **options)
 
     def _check(self, group: dict[str, Any]) -> None:
@@ -70,6 +71,12 @@ class ShardedMuon(Muon):
 
     def _owned(self, group: dict[str, Any]) -> list[list[_Matrix]]:
         """The matrices that fall to each process, so that all have as much Newton–Schulz as can be."""
+        number = next(i for i, each in enumerate(self.param_groups) if each is group)
+        if number not in self._plans:  # which takes most of a second for a thousand processes
+            self._plans[number] = self._divided(group)
+        return self._plans[number]
+
+    def _divided(self, group: dict[str, Any]) -> list[list[_Matrix]]:
         matrices = list(_matrices(group, self._world.size))
         dtype = compute_dtype(group["params"][0])
         costs = [flops(m.shape, dtype, group["ns_coefficients"], group["ns_steps"]) for m in matrices]

@@ -33,11 +33,13 @@ def place(variables: Mapping[str, str] = os.environ) -> Place:
     """This process's place; alone where no launcher has started it. Raises RunError where variables are missing."""
     if "WORLD_SIZE" not in variables or "RANK" not in variables:
         return SOLE
-    try:
-        numbers = [int(variables[name]) for name in _NAMES]
-    except (KeyError, ValueError):
+    found = {name: variables.get(name, "") for name in _NAMES}
+    wrong = [name for name, value in found.items() if not value.isdecimal()]
+    here = Place(*(int(value) for value in found.values())) if not wrong else SOLE
+    if wrong or here.global_rank >= here.world_size or here.local_rank >= here.local_world_size:
+        told = ", ".join(f"{name}={found[name]}" for name in wrong or _NAMES)
         raise RunError(
-            f"A launcher has set WORLD_SIZE, but not {', '.join(_NAMES)} as torchrun sets them. Use torchrun, or "
-            "`colakit train --nproc N`."
-        ) from None
-    return Place(*numbers)
+            f"A launcher has set RANK and WORLD_SIZE, but not as torchrun sets them: {told}. Use torchrun, or "
+            "`colakit train --nproc N`, or unset them."
+        )
+    return here

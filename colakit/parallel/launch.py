@@ -45,6 +45,7 @@ def launch(n: int, arguments: Sequence[str], *, threads: int) -> int:
         run_id=str(uuid.uuid4()),
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        local_addr="localhost",  # else the machine's name is looked up, which may have no address
         max_restarts=0,
         # None of those that are passed on: torch's handlers end the job, whatever it has begun to save.
         signals_to_handle="SIGQUIT",
@@ -76,8 +77,10 @@ def _passing_signals_on() -> Iterator[None]:
 def _told(rank: int, failure: ProcessFailure) -> int:
     """Say of a process what it could not say itself; → the exit code that stands for it."""
     if failure.exitcode < 0:
-        log.error("Process %d was ended by %s: killed by somebody, or for want of memory.", rank, failure.signal_name())
+        is_killed = failure.exitcode == -signal.SIGKILL
+        why = ": killed by somebody, or for want of memory" if is_killed else ""
+        log.error("Process %d was ended by %s%s.", rank, failure.signal_name(), why)
         return 128 - failure.exitcode
-    if failure.exitcode != 2:  # the user's mistakes are told of, and all of them
+    if failure.exitcode not in (2, 130):  # the user's mistakes and interruptions are told of, and all of them
         log.error("Process %d failed with exit code %d; what it said is above.", rank, failure.exitcode)
     return failure.exitcode

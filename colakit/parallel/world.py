@@ -172,6 +172,8 @@ class Group(World):
                 raise
             timed_out = any(word in str(error) for word in ("imed out", "imeout"))
             waiting = self._roll_call()
+            if len(waiting) == self.size:  # all are here, and do not fit together
+                raise
             if self.rank != waiting[0]:
                 raise Told from error
             missing = [rank for rank in range(self.size) if rank not in waiting]
@@ -187,7 +189,7 @@ class Group(World):
         return [rank for rank in range(self.size) if self._store.check([f"waiting/{rank}"])]
 
     def _describe(self, waiting: Sequence[int], missing: Sequence[int], *, timed_out: bool, where: str) -> str:
-        who = _names(missing) if missing else "Nobody in particular"
+        who = _names(missing)
         if timed_out:
             return (
                 f"{who} did not answer within {self._timeout_s:g} s (parallel.timeout_s); {_names(waiting)} waited. "

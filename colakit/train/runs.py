@@ -136,9 +136,10 @@ class RunFolder:
         return [path.parent for folder in (self.root, Path("runs")) for path in folder.glob(f"*/{self.summary.name}")]
 
 
-def resume_command(path: Path) -> str:
-    """What is typed to go on with a run or a checkpoint."""
-    return f"colakit train --resume {shlex.quote(str(path))}"
+def resume_command(path: Path, nproc: int = 1) -> str:
+    """What is typed to go on with a run or a checkpoint in so many processes."""
+    shared = f" --nproc {nproc}" if nproc > 1 else ""
+    return f"colakit train --resume {shlex.quote(str(path))}{shared}"
 
 
 def plan_run_folder(out: Path | None, preset: str) -> Path:

@@ -14,6 +14,7 @@ from colakit.build import Machine, build_optimizer, build_replica
 from colakit.checkpoint import rng
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
+from colakit.errors import RunError
 from colakit.host import keep_freed_memory
 from colakit.loss import IGNORE
 from colakit.model.documents import Documents
@@ -129,6 +130,9 @@ class TrainStep:
         try:
             return self._accumulate(micro_batches, tokens, shares=shares)
         except torch._dynamo.exc.TorchDynamoException as error:
+            if self.world.size > 1:  # which are in the midst of what they do together
+                advice = "torch.compile fails; see `colakit doctor`. Add --set train.compile=false."
+                raise self.world.told(RunError(advice)) from error
             _warn_of_failure(error)
         self.model.run_eagerly()
         self.optimizer.zero_grad()

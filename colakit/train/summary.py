@@ -6,7 +6,7 @@ from colakit.config.schema import RunConfig
 from colakit.data.loader import TrainLoader
 from colakit.model.lm import LM
 from colakit.parallel.wrap import ShardedReplica
-from colakit.records.run import RunSummary
+from colakit.records.run import OptimizerPart, RunSummary
 from colakit.train.held_out import HeldOut
 from colakit.train.runs import RunFolder
 from colakit.train.step import TrainStep
@@ -21,6 +21,7 @@ def summarise(
     step: TrainStep,
     held_out: HeldOut,
     loader: TrainLoader,
+    costs: tuple[OptimizerPart, ...],
     fingerprint: str,
     train_s: float,
     interrupted: bool,
@@ -49,7 +50,7 @@ def summarise(
         tokens_per_s=totals.tokens / (totals.step_ms / 1000.0),
         data_wait_frac=totals.data_ms / totals.step_ms,
         epochs=loader.epochs(totals.steps),
-        optimizer=step.optimizer.costs(),
+        optimizer=costs,
         data_fingerprint=fingerprint,
         prompt=prompt,
         sample=sample,

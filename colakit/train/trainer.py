@@ -34,7 +34,7 @@ from colakit.host import describe_machine
 from colakit.model.lm import LM
 from colakit.parallel.environment import SOLE, Place
 from colakit.parallel.world import ALONE, World
-from colakit.records.run import EvalRecord, RunSummary, StepRecord
+from colakit.records.run import EvalRecord, OptimizerPart, RunSummary, StepRecord
 from colakit.train.diagnosis import first_bad_layer, first_bad_weight
 from colakit.train.faults import describe_fault, how_to_go_on, is_expected
 from colakit.train.held_out import HeldOut
@@ -102,6 +102,7 @@ class Trainer:
                     watch=watch if world.is_main else unwatched,
                 )
             )
+            self._check_same_everywhere()
             self.byte_lengths = byte_lengths(self.data.tokenizer.token_bytes)
             self.model: LM = build_model(config, self.machine)
             self.step = TrainStep.of(config, self.model, self.machine, world)
@@ -127,7 +128,7 @@ class Trainer:
         if world.size > 1:
             from colakit.train.shared_saver import SharedSaver  # which loads torch.distributed.checkpoint
 
-            make = partial(SharedSaver, world=world)
+            make = partial(SharedSaver, world=world, advice=lambda: how_to_go_on(self.folder, world.size))
         self._saver = make(
             Checkpoints(self.folder.checkpoints), keep_last=config.train.keep_last, keep_every=config.train.keep_every
         )
@@ -144,6 +145,17 @@ class Trainer:
         check_divides(self.config, self.world.size)
         return pick_machine(self.config, place)
 
+    def _check_same_everywhere(self) -> None:
+        """Raise RunError where processes have prepared other data than the main one."""
+        fingerprints = self.world.gather(self.data.fingerprint)
+        others = [rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0]]
+        if others:
+            told = (
+                f"Process {others[0]} reads other data than process 0. Give all of them the same files, and the same "
+                "Python version for stdlib."
+            )
+            raise self.world.told(RunError(told))
+
     def _create(self, out: Path | None, sinks: Callable[[RunFolder], Sink]) -> tuple[RunFolder, Sink]:
         """The folder of a new run, which the main process makes."""
 
@@ -151,8 +163,12 @@ class Trainer:
             return create_run(out, self.config, self.data.describe(), sinks) if self.world.is_main else None
 
         made = self.world.together(create)
-        root = self.world.agree(str(made[0].root) if made is not None else "")
-        return made if made is not None else (RunFolder(Path(root)), SinkSet([]))
+        root = Path(self.world.agree(str(made[0].root.absolute()) if made is not None else ""))
+        if self.world.size > 1:
+            from colakit.train.shared_saver import check_seen
+
+            self.world.together(lambda: check_seen(RunFolder(root).config))
+        return made if made is not None else (RunFolder(root), SinkSet([]))
 
     def fit(self) -> RunSummary | None:
         """Train to max_steps, or until a signal; evaluate, save and summarise. Only the main process has a summary."""
@@ -167,11 +183,10 @@ class Trainer:
                 self._save()
                 seen = self.totals.evaluation
                 is_evaluated = seen is not None and seen.step == self.totals.steps
-                self._saver.wait()
-                if self.world.is_main:
-                    self._leave_model()
+                self.world.main_first(self._leave_model)  # which may take its time
                 if not is_evaluated:
                     self._evaluate()
+                costs = self._costs()
                 if not self.world.is_main:
                     return None
                 summary = summarise(
@@ -181,6 +196,7 @@ class Trainer:
                     step=self.step,
                     held_out=self.held_out,
                     loader=self.loader,
+                    costs=costs,
                     fingerprint=self.data.fingerprint,
                     train_s=self._train_s(),
                     interrupted=interrupted,
@@ -188,7 +204,7 @@ class Trainer:
                 write_json(self.folder.summary, summary.to_dict())
         except KeyboardInterrupt:
             self._saver.close()
-            log.warning("Stopped at once. %s", how_to_go_on(self.folder))
+            log.warning("Stopped at once. %s", how_to_go_on(self.folder, self.world.size))
             raise
         finally:
             self._saver.close()
@@ -198,7 +214,7 @@ class Trainer:
 
     def _where(self) -> str:
         """How far the run is, for who cannot go on."""
-        return f"This was in step {self.totals.steps + 1}. {how_to_go_on(self.folder)}"
+        return f"This was in step {self.totals.steps + 1}. {how_to_go_on(self.folder, self.world.size)}"
 
     def _close_sinks(self) -> None:
         try:
@@ -209,7 +225,12 @@ class Trainer:
     def _take_up(self, resume: Resumption, sinks: Callable[[RunFolder], Sink]) -> Sink:
         """Put everything back where it was after the checkpoint's step, what is in the run's folder too."""
         state = resume.state
-        check_same_data(resume.folder.root, resume.folder.data, state["data"]["fingerprint"], self.data)
+        if self.world.size > 1:
+            from colakit.train.shared_saver import check_seen
+
+            self.world.together(lambda: check_seen(resume.checkpoint))
+        fingerprint = state["data"]["fingerprint"]
+        self.world.together(lambda: check_same_data(resume.folder.root, resume.folder.data, fingerprint, self.data))
         self.world.together(lambda: load_model(self.model, resume.checkpoint, self.world))
         self.world.together(lambda: load_optimizer(self.step.optimizer, resume.checkpoint))
         self.step.guard.load_state_dict(state["guard"])
@@ -247,7 +268,7 @@ class Trainer:
     def _rescue(self) -> str:
         """Save what there is, and say where it is. A process that others depend on cannot save without them."""
         if self.world.size > 1:
-            return how_to_go_on(self.folder)
+            return how_to_go_on(self.folder, self.world.size)
         if not self.totals.steps:
             self._saver.close()
             self.folder.discard()
@@ -263,7 +284,7 @@ class Trainer:
             self._saver.wait()
         except (OSError, MemoryError, RuntimeError, RunError) as error:
             log.warning("Step %d is not saved: %s.", self.totals.steps, error)
-        return how_to_go_on(self.folder)
+        return how_to_go_on(self.folder, self.world.size)
 
     def _loop(self, stop: StopFlag) -> bool:
         """Train; True where a signal ended it early."""
@@ -316,7 +337,8 @@ class Trainer:
             self._saver.wait()
             message = (
                 f"Step {self.totals.steps}: the weight {name} is not finite, which no update mends. "
-                f"{how_to_go_on(self.folder)} Where it happens again, start anew with a lower optim.lr."
+                f"{how_to_go_on(self.folder, self.world.size)} Where it happens again, start anew with a lower "
+                "optim.lr."
             )
             raise self.world.told(RunError(message))
 
@@ -344,6 +366,19 @@ class Trainer:
         self._saver.save(self.totals.steps, self.model, self.step.optimizer, documents, self.totals.best_step)
         self._saved, self._saved_at = self.totals.steps, time.perf_counter()
 
+    def _costs(self) -> tuple[OptimizerPart, ...]:
+        """Of the optimizer's parts; where they are divided, the sums of all shares, in the time of the longest."""
+        own = self.step.optimizer.costs()
+        if self.step.optimizer.division.world.size == 1:
+            return own
+        found: dict[str, OptimizerPart] = {}
+        for part in (part for costs in self.world.gather(own) for part in costs):
+            before = found.get(part.name, OptimizerPart(part.name, 0, 0.0, 0))
+            found[part.name] = OptimizerPart(
+                part.name, before.parameters + part.parameters, max(before.ms, part.ms), before.flops + part.flops
+            )
+        return tuple(found.values())
+
     def _train_s(self) -> float:
         return self._trained_before_s + time.perf_counter() - self._started
 
@@ -354,6 +389,9 @@ class Trainer:
 
     def _leave_model(self) -> None:
         """The trained model, beside its tokenizer, where every reader of a run folder looks for it."""
+        if not self.world.is_main:
+            return
+        self._saver.wait()
         newest = Checkpoints(self.folder.checkpoints).newest()
         assert newest is not None
         # A file of its own: one shared with the checkpoint would be damaged with it.
@@ -415,7 +453,7 @@ class Trainer:
                 advice = "Where it fails again, start anew with a lower optim.lr."
             message = (
                 f"Step {self.totals.steps}: {n_skipped} updates in a row were left out, the last one: {reason}. "
-                f"{how_to_go_on(self.folder)} {advice}"
+                f"{how_to_go_on(self.folder, self.world.size)} {advice}"
             )
             raise self.world.told(RunError(message))
 

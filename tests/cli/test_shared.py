@@ -20,8 +20,19 @@ def test_torchrun_says_which_of_several_a_process_is() -> None:
     assert not place(variables).is_main
     assert place({}) == SOLE
     assert place({"WORLD_SIZE": "8"}) == SOLE, "of some other launcher, which starts no process for each rank"
-    with pytest.raises(RunError, match="A launcher has set WORLD_SIZE, but not RANK, LOCAL_RANK"):
+    with pytest.raises(RunError, match="not as torchrun sets them: LOCAL_RANK=, LOCAL_WORLD_SIZE=. Use torchrun"):
         place({"RANK": "0", "WORLD_SIZE": "2"})
+    with pytest.raises(RunError, match="RANK=8, LOCAL_RANK=1, WORLD_SIZE=8, LOCAL_WORLD_SIZE=4"):
+        place({**variables, "RANK": "8"})
+
+
+def test_what_only_one_process_does_is_not_done_by_several(colakit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os._exit", sys.exit)
+    outcome = colakit("presets")
+    assert outcome.code == 2
+    assert "A launcher has started 2 processes, which `train` alone shares" in outcome.err
 
 
 @pytest.mark.parametrize(

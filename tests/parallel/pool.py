@@ -26,7 +26,7 @@ T = TypeVar("T")
 SIZE = 4
 _PRELOADED = [
     *("colakit.cli.app", "colakit.train.trainer", "colakit.train.shared_saver"),
-    *("torch.distributed.fsdp", "torch.utils.tensorboard", "pytest", "hypothesis"),
+    *("torch.distributed.fsdp", "torch._dynamo", "torch.utils.tensorboard", "datasets", "pytest", "hypothesis"),
 ]
 _TIMEOUT_S = 60.0
 _OTHERS_S = 1.0

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -26,6 +28,11 @@ STRATEGIES = ("ddp", "zero1", "fsdp2")
 DROPOUTS = ("fan_dropout", "fan_dropout_growth", "post_attention_dropout", "final_dropout", "attention_dropout")
 EOT = 0
 _BATCH = 12  # divides among 2, 3 and 4
+
+
+def slow(*values: object) -> ParameterSet:
+    """A test's parameters that take their time."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def tiny_config(preset: str, *sets: str, dropout: bool = False) -> RunConfig:

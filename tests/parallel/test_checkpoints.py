@@ -20,7 +20,7 @@ from colakit.parallel.world import ALONE, World
 from colakit.train.saver import Saver
 from colakit.train.shared_saver import SharedSaver
 from tests.parallel.pool import Pool
-from tests.parallel.runs import CPU, go, optimizer_state, step_of, tiny_config, weights
+from tests.parallel.runs import CPU, go, optimizer_state, slow, step_of, tiny_config, weights
 
 PRESET = "refined-tied"  # whose published names are rows of what is stored, and of which Muon has some
 STEP = 2
@@ -87,16 +87,17 @@ def check_equal(found: Held, expected: Held) -> None:
             assert torch.equal(mine[name], tensor), name
 
 
-@pytest.mark.parametrize(("n", "m"), [(2, 1), (1, 2), (3, 2), (2, 4)])
+NUMBERS = [(2, 1), (1, 2), (3, 2), (2, 4)]
+SAME = [("fsdp2", "fsdp2"), ("zero1", "zero1")]
+OTHERS = [("fsdp2", "zero1"), ("zero1", "fsdp2"), ("ddp", "fsdp2"), ("fsdp2", "ddp")]
+
+
 @pytest.mark.parametrize(
-    ("before", "after"),
+    ("before", "after", "n", "m"),
     [
-        ("fsdp2", "fsdp2"),
-        ("zero1", "zero1"),
-        ("fsdp2", "zero1"),
-        ("zero1", "fsdp2"),
-        ("ddp", "fsdp2"),
-        ("fsdp2", "ddp"),
+        *(same + numbers for same in SAME for numbers in NUMBERS),
+        *((*others, 3, 2) for others in OTHERS),
+        *(slow(*others, *numbers) for others in OTHERS for numbers in NUMBERS if numbers != (3, 2)),
     ],
 )
 def test_what_n_save_m_load(saved: Saved, pool: Pool, before: str, after: str, n: int, m: int) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from colakit.checkpoint.folders import Checkpoints
 from colakit.train.listing import list_runs
 from tests.parallel.jobs import Job, until
-from tests.parallel.runs import STRATEGIES
+from tests.parallel.runs import STRATEGIES, slow
 from tests.train.tiny_runs import SETS, records, write_corpus
 
 STEPS = 8
@@ -151,7 +151,7 @@ def test_what_it_leaves_is_opened_as_any_other(undisturbed: Undisturbed, strateg
         assert told["parameters"] == summary["parameters"]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [slow("ddp"), slow("zero1"), "fsdp2"])
 def test_ended_at_a_random_moment_it_comes_to_the_undisturbed_run(
     there: Path, undisturbed: Undisturbed, strategy: str
 ) -> None:
@@ -159,10 +159,9 @@ def test_ended_at_a_random_moment_it_comes_to_the_undisturbed_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_at_many_moments_too(there: Path, undisturbed: Undisturbed, strategy: str, seed: int) -> None:
-    kill_and_resume(there, undisturbed.of(strategy), strategy, random.Random(f"{strategy}{seed}"))
+def test_at_another_moment_too(there: Path, undisturbed: Undisturbed, strategy: str) -> None:
+    kill_and_resume(there, undisturbed.of(strategy), strategy, random.Random(f"{strategy} again"))
 
 
 def kill_and_resume(there: Path, expected: Path, strategy: str, moments: random.Random) -> None:
@@ -212,7 +211,7 @@ def test_a_signal_to_the_launcher_ends_the_run_behind_its_step(there: Path) -> N
     assert steps_of(there / "run") == list(range(1, summary["steps"] + 1))
     assert newest(there / "run").name == f"step-{summary['steps']:08}"
     assert (there / "run" / "model.safetensors").is_file()
-    assert out.count("`colakit train --resume run` goes on.") == 1
+    assert out.count("`colakit train --resume run --nproc 2` goes on.") == 1
 
 
 def test_a_mistake_is_said_once_and_leaves_no_folder(there: Path) -> None:
@@ -256,7 +255,7 @@ def test_a_mistake_under_torchrun_is_said_by_the_main_process(
 
 
 @pytest.mark.parametrize(
-    ("strategy", "size", "after"), [("fsdp2", 3, "fsdp2"), ("zero1", 1, "zero1"), ("fsdp2", 2, "zero1")]
+    ("strategy", "size", "after"), [("fsdp2", 3, "fsdp2"), ("zero1", 1, "zero1"), slow("fsdp2", 2, "zero1")]
 )
 def test_another_number_of_processes_goes_on(
     undisturbed: Undisturbed, there: Path, strategy: str, size: int, after: str
@@ -289,7 +288,7 @@ def test_a_process_that_hangs_is_named(there: Path) -> None:
     _, err = launcher.communicate(timeout=60)
     assert launcher.returncode == 2
     assert "Error: process 1 did not answer within 3 s (parallel.timeout_s); process 0 waited." in err
-    assert "colakit train --resume run` goes on after step" in err
+    assert "`colakit train --resume run --nproc 2` goes on after step" in err
     assert "Traceback" not in err
 
 

@@ -35,14 +35,14 @@ def test_each_has_an_owner_and_nobody_much_more_than_a_share(costs: list[int], n
     owners = balanced(costs, n)
     assert len(owners) == len(costs)
     assert set(owners) <= set(range(n))
-    assert max(loads_of(costs, owners, n)) <= sum(costs) / n + (1 - 1 / n) * max(costs, default=0)
+    assert n * max(loads_of(costs, owners, n)) <= sum(costs) + (n - 1) * max(costs, default=0)
 
 
 @given(st.lists(COSTS, max_size=6), st.integers(2, 3))
 def test_the_fullest_has_at_most_a_third_more_than_need_be(costs: list[int], n: int) -> None:
     """Graham's second bound, of the dearest first: 4/3 − 1/(3·n) of the best there is, found by trying all."""
     best = min(max(loads_of(costs, owners, n)) for owners in product(range(n), repeat=len(costs)))
-    assert max(loads_of(costs, balanced(costs, n), n)) <= (4 / 3 - 1 / (3 * n)) * best
+    assert 3 * n * max(loads_of(costs, balanced(costs, n), n)) <= (4 * n - 1) * best
 
 
 def loads_of(costs: Sequence[int], owners: Sequence[int], n: int) -> list[int]:

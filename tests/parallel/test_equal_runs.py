@@ -17,7 +17,7 @@ from colakit.config.presets import preset_names
 from colakit.parallel.world import World
 from colakit.train.state import restore_rng
 from tests.parallel.pool import Pool
-from tests.parallel.runs import STRATEGIES, Course, course, tiny_config
+from tests.parallel.runs import STRATEGIES, Course, course, slow, tiny_config
 
 LOSS, NORM, WAY = 1e-6, 2e-6, 2e-4
 
@@ -52,14 +52,12 @@ def check_course(pool: Pool, size: int, n_steps: int, strategy: str, preset: str
     check_equal(pool.run(size, course, config, n_steps), alone(pool, preset, n_steps, *sets))
 
 
-CASES = list(product(STRATEGIES, (2, 3, 4)))
 AT_ONCE = [("ddp", 2), ("zero1", 2), ("zero1", 3), ("fsdp2", 2), ("fsdp2", 4)]
+REST = [case for case in product(STRATEGIES, (2, 3, 4)) if case not in AT_ONCE]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize(
-    ("strategy", "size"), [pytest.param(*c, marks=[] if c in AT_ONCE else pytest.mark.slow) for c in CASES]
-)
+@pytest.mark.parametrize(("strategy", "size"), [*AT_ONCE, *(slow(*case) for case in REST)])
 def test_ten_steps_are_those_of_one_process(pool: Pool, strategy: str, size: int, optimizer: str) -> None:
     """Of two or more micro-batches in each process, with gradients clipped in some steps, and weights that divide
     unevenly."""
@@ -69,17 +67,22 @@ def test_ten_steps_are_those_of_one_process(pool: Pool, strategy: str, size: int
     check_course(pool, size, 10, strategy, "cola-fan-muon", f"optim.optimizer={optimizer}")
 
 
-APART = "data.attend_across_documents=false"
+APART = ("data.attend_across_documents=false",)
+VARIANTS = [*((preset, ()) for preset in preset_names()), ("cola-fan-muon", APART), ("cola-m", APART)]
 
 
-@pytest.mark.parametrize(
-    ("preset", "sets"),
-    [*((preset, ()) for preset in preset_names()), ("cola-fan-muon", (APART,)), ("cola-m", (APART,))],
-)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("preset", "sets"), VARIANTS)
+@pytest.mark.parametrize("strategy", [slow("ddp"), slow("zero1"), "fsdp2"])
 def test_every_preset_trains_as_in_one_process(pool: Pool, strategy: str, preset: str, sets: tuple[str, ...]) -> None:
     """Two steps, which go through all of the stages of a preset that has some."""
     check_course(pool, 2, 2, strategy, preset, "train.max_steps=2", *sets)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1"])
+def test_tied_and_recomputed_weights_and_separate_documents_do(pool: Pool, strategy: str) -> None:
+    """As above, of the presets that are most unlike the others."""
+    for preset, sets in (("refined-tied", ()), ("cola-m", APART), ("smollm2-stages", ())):
+        check_course(pool, 2, 2, strategy, preset, "train.max_steps=2", *sets)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

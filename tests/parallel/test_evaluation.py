@@ -14,7 +14,7 @@ from colakit.evaluate.scores import LMScorer, Tally, score_windows
 from colakit.evaluate.windows import Window, Windows
 from colakit.parallel.world import World
 from tests.parallel.pool import Pool
-from tests.parallel.runs import CPU, EOT, STRATEGIES, go, step_of, tiny_config, weights
+from tests.parallel.runs import CPU, EOT, STRATEGIES, go, slow, step_of, tiny_config, weights
 
 N_DOCUMENTS = 5
 
@@ -55,7 +55,7 @@ def tallied(world: World, config: RunConfig, n_windows: int) -> list[NDArray[np.
 
 
 @pytest.mark.parametrize("sets", [(), ("data.attend_across_documents=false",)])
-@pytest.mark.parametrize(("size", "n_windows"), [(3, 7), (2, 9), (3, 12), (4, 2)])
+@pytest.mark.parametrize(("size", "n_windows"), [(3, 7), slow(2, 9), slow(3, 12), (4, 2)])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_shared_out_the_scores_are_those_of_one_process(
     pool: Pool, strategy: str, size: int, n_windows: int, sets: tuple[str, ...]

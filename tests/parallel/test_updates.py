@@ -21,7 +21,7 @@ from colakit.model.linear import ParamRole
 from colakit.optim.combined import CombinedOptimizer
 from colakit.parallel.world import World
 from tests.parallel.pool import Pool
-from tests.parallel.runs import CPU, optimizer_state, tiny_config, weights
+from tests.parallel.runs import CPU, optimizer_state, slow, tiny_config, weights
 
 _LEFT_OVER = 15
 """Numbers behind the last whole vector of 16."""
@@ -135,9 +135,9 @@ CASES = pytest.mark.parametrize(
     ("preset", "options"),
     [
         *(("cola-fan", options) for options in OPTIONS),
-        ("cola-fan-atf", "muon"),
-        ("original", "plain muon"),
-        ("refined-tied", "muon"),
+        slow("cola-fan-atf", "muon"),
+        slow("original", "plain muon"),
+        slow("refined-tied", "muon"),
     ],
 )
 @CASES
@@ -149,7 +149,7 @@ def test_the_update_is_that_of_one_process_to_the_bit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "options"), [("cola-fan", "muon"), ("original", "plain muon")])
-@CASES
+@pytest.mark.parametrize(("strategy", "size"), [("zero1", 3), ("fsdp2", 4)])
 def test_the_update_of_a_whole_block_is_too(pool: Pool, strategy: str, size: int, preset: str, options: str) -> None:
     check_exact(pool, strategy, size, preset, "real", *OPTIONS[options])
 
