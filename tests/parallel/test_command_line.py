@@ -214,6 +214,19 @@ def test_a_signal_to_the_launcher_ends_the_run_behind_its_step(there: Path) -> N
     assert out.count("`colakit train --resume run --nproc 2` goes on.") == 1
 
 
+@pytest.mark.parametrize("only", [0, 1])
+def test_a_signal_to_one_of_them_ends_all_behind_the_same_step(there: Path, only: int) -> None:
+    """In a step or in a save; as a machine that is taken away may send it."""
+    with Job(2, *training("fsdp2", "run", "train.max_steps=5000", "train.keep_last=1"), cwd=there) as job:
+        until(lambda: list((there / "run" / "checkpoints").glob("step-*3")), "some steps")
+        job.send(only, signal.SIGTERM)
+        assert job.wait() == [0, 0], job.err(0)
+    summary = json.loads((there / "run" / "summary.json").read_text())
+    assert summary["interrupted"]
+    assert steps_of(there / "run") == list(range(1, summary["steps"] + 1))
+    assert newest(there / "run").name == f"step-{summary['steps']:08}"
+
+
 def test_a_mistake_is_said_once_and_leaves_no_folder(there: Path) -> None:
     """That the processes find, not the launcher."""
     (there / "poems.jsonl").unlink()
