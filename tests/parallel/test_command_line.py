@@ -216,9 +216,9 @@ def test_a_signal_to_the_launcher_ends_the_run_behind_its_step(there: Path) -> N
 
 @pytest.mark.parametrize("only", [0, 1])
 def test_a_signal_to_one_of_them_ends_all_behind_the_same_step(there: Path, only: int) -> None:
-    """In a step or in a save; as a machine that is taken away may send it."""
+    """In the midst of a save, which all go through; as a machine that is taken away may send it."""
     with Job(2, *training("fsdp2", "run", "train.max_steps=5000", "train.keep_last=1"), cwd=there) as job:
-        until(lambda: list((there / "run" / "checkpoints").glob("step-*3")), "some steps")
+        until(lambda: list((there / "run" / "checkpoints").glob(".step-*3")), "a save")
         job.send(only, signal.SIGTERM)
         assert job.wait() == [0, 0], job.err(0)
     summary = json.loads((there / "run" / "summary.json").read_text())
