@@ -2,8 +2,8 @@
 
 But for what the libraries' kernels do otherwise by where a number lies. On a CPU PyTorch's fused AdamW takes what is
 left over behind the last whole vector of a tensor, 15 numbers at most, by other instructions, which round otherwise:
-where a tensor is cut, other numbers are left over. And MKL's products of matrices of fewer than twelve rows or columns
-depend on where in a stack one lies; no preset has such.
+where a tensor is cut, other numbers are left over. And MKL's products of some very small matrices, as of 11 by 44,
+depend on where in a stack one lies, so that the sizes here are others.
 """
 
 from dataclasses import dataclass
