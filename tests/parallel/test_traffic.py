@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 
-from colakit.analysis.communication import Kind, Strategy, flows, sent_bytes, state_bytes
+from colakit.analysis.communication import Kind, flows, sent_bytes
+from colakit.analysis.shares import Strategy, state_bytes
 from colakit.config.schema import RunConfig
 from colakit.parallel.traffic import Traffic
 from colakit.parallel.world import World
