@@ -61,18 +61,24 @@ class CombinedOptimizer:
                 ns_coefficients=config.ns_coefficients,
                 update_scaling=config.update_scaling,
             )
+        # On a CPU the fused kernel rounds what is left behind the last whole vector of 16 numbers otherwise. Vectors,
+        # as biases are, may be cut anywhere among processes; rows of matrices hold whole ones.
+        plain_fused = self._all[0].tensor.device.type != "cpu"
         groups = [
-            {"params": [p.tensor for p in division.adamw if p.name in names], "weight_decay": weight_decay}
-            for names, weight_decay in (
-                (self.routing.adamw_decayed, config.weight_decay),
-                (self.routing.adamw_plain, 0.0),
+            {
+                "params": [p.tensor for p in division.adamw if p.name in names],
+                "weight_decay": weight_decay,
+                "fused": fused,
+                "foreach": not fused,
+            }
+            for names, weight_decay, fused in (
+                (self.routing.adamw_decayed, config.weight_decay, True),
+                (self.routing.adamw_plain, 0.0, plain_fused),
             )
         ]
         if groups := [g for g in groups if g["params"]]:
             self._pieces["adamw"] = division.adamw
-            self.parts["adamw"] = AdamW(
-                groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
-            )
+            self.parts["adamw"] = AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
         device = self._all[0].tensor.device
         self._clocks = {name: Clock(device) for name in self.parts}
 

@@ -141,7 +141,7 @@ class Group(World):
         if not self.is_main:
             # Asked again and again, since no wait has a time that is enough; where the main one dies, the launcher
             # ends this one.
-            while not self._store.check([done]):
+            while not self._is_there(done):
                 time.sleep(_LOOK_S)
             if message := self._store.get(done).decode():
                 self._raise_first([message], None)
@@ -153,6 +153,13 @@ class Group(World):
             raise
         self._store.set(done, "")
         return self.together(lambda: result)
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            found: bool = self._store.check([key])
+        except dist.DistError:  # the main process kept the store itself, and has ended
+            raise Told from None
+        return found
 
     def _raise_first(self, problems: Sequence[str | None], own: ColakitError | None) -> None:
         found = [(rank, message) for rank, message in enumerate(problems) if message is not None]

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from colakit.build import lm_config
+from colakit.config.load import resolve
 from colakit.config.schema import OptimConfig
 from colakit.model.linear import ParamRole
 from colakit.model.lm import LM
 from colakit.optim.clock import Clock
 from colakit.optim.combined import CombinedOptimizer
+from colakit.optim.groups import route
 from colakit.optim.muon import Muon
 from tests.model.tiny import MUON_PRESETS, PRESETS, tiny_config, tiny_model
 from tests.oracles import reference as ref
@@ -234,10 +237,10 @@ def test_adamw_s_groups_are_torch_s_adamw(preset: str) -> None:
     combined = CombinedOptimizer(model, model.param_roles(), config("muon"))
     routing, named = combined.routing, dict(other.named_parameters())
     groups = [
-        {"params": [named[n] for n in routing.adamw_decayed], "weight_decay": 0.4},
-        {"params": [named[n] for n in routing.adamw_plain], "weight_decay": 0.0},
+        {"params": [named[n] for n in routing.adamw_decayed], "weight_decay": 0.4, "fused": True},
+        {"params": [named[n] for n in routing.adamw_plain], "weight_decay": 0.0, "foreach": True},
     ]
-    plain = torch.optim.AdamW(groups, lr=0.03, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    plain = torch.optim.AdamW(groups, lr=0.03, betas=(0.9, 0.95), eps=1e-8)
     for step in range(3):
         for m in (model, other):
             give_gradients(m, step)
@@ -284,3 +287,15 @@ def test_a_model_of_matrices_alone_has_no_adamw() -> None:
     assert list(combined.parts) == ["muon"]
     model.weight.grad = torch.ones_like(model.weight)
     combined.step()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_rows_that_adamw_s_fused_kernel_is_given_hold_whole_vectors(preset: str) -> None:
+    """At its full size: wherever several processes cut them, no number is rounded otherwise."""
+    chosen = resolve(preset).config
+    with torch.device("meta"):
+        model = LM(lm_config(chosen.model, "sdpa"))
+    named = dict(model.named_parameters())
+    routing = route(model, model.param_roles(), muon=chosen.optim.optimizer == "muon")
+    assert all(named[name].shape[1] % 16 == 0 for name in routing.adamw_decayed)
+    assert all(named[name].ndim == 1 for name in routing.adamw_plain), "which another kernel updates"

@@ -1,9 +1,9 @@
 """From equal gradients several processes make the update that one makes, to the last bit.
 
-But for what the libraries' kernels do otherwise by where a number lies. On a CPU PyTorch's fused AdamW takes what is
-left over behind the last whole vector of a tensor, 15 numbers at most, by other instructions, which round otherwise:
-where a tensor is cut, other numbers are left over. And MKL's products of some very small matrices, as of 11 by 44,
-depend on where in a stack one lies, so that the sizes here are others.
+But for sizes that no preset has. On a CPU PyTorch's fused AdamW takes what is left over behind the last whole vector of
+a matrix, 15 numbers at most, by other instructions, which round otherwise: where its rows hold no whole vectors, others
+are left over where it is cut. And MKL's products of some very small matrices, as of 11 by 44, depend on where in a
+stack one lies, so that the sizes here are others.
 """
 
 from dataclasses import dataclass
@@ -109,15 +109,17 @@ def check_exact(pool: Pool, strategy: str, size: int, preset: str, sizes: str, *
     for other in others:
         assert all(torch.equal(tensor, first.weights[name]) for name, tensor in other.weights.items())
     for name, expected in one.weights.items():
-        _check(first.weights[name], expected, [] if name in one.by_muon else first.parts[name], name)
+        _check(
+            first.weights[name], expected, [] if name in one.by_muon or expected.ndim == 1 else first.parts[name], name
+        )
     assert first.state.keys() == one.state.keys()
     for name, expected in one.state.items():
         is_adamw, parameter = name.startswith("adamw."), name.partition(".")[2].rpartition(".")[0]
-        _check(first.state[name], expected, first.parts[parameter] if is_adamw and expected.ndim else [], name)
+        _check(first.state[name], expected, first.parts[parameter] if is_adamw and expected.ndim > 1 else [], name)
 
 
 def _check(found: Tensor, expected: Tensor, parts: list[tuple[int, int]], name: str) -> None:
-    """They are equal, but for what may be left over of AdamW's `parts`."""
+    """They are equal, but for what may be left over of `parts` of a matrix that AdamW updates."""
     found, expected = found.flatten(), expected.flatten()
     is_left_over = torch.zeros(len(expected), dtype=torch.bool)
     for start, stop in (*parts, *([(0, len(expected))] if parts else [])):
