@@ -71,8 +71,8 @@ class World:
         return value
 
     def told(self, error: ColakitError) -> BaseException:
-        """What to raise for an error that all processes meet at once: the main one tells of it."""
-        return error if self.is_main else Told()
+        """What to raise for an error that others meet at the same time: the first one of those tells of it."""
+        return error
 
     def together(self, work: Callable[[], T]) -> T:
         """What `work` returns here, once it has succeeded everywhere.
@@ -125,6 +125,17 @@ class Group(World):
     def agree(self, value: T) -> T:
         return self.gather(value if self.is_main else None)[0]  # type: ignore[return-value]  # the main one's is no None
 
+    def told(self, error: ColakitError) -> BaseException:
+        if self.is_main:
+            self._store.set("told/0", "")
+            return error
+        try:
+            self._store.set(f"told/{self.rank}", "")
+            is_told = self._look_for(lambda: any(self._store.check([f"told/{rank}"]) for rank in range(self.rank)))
+        except dist.DistError:  # the main process kept the store itself, and has told of it and ended
+            is_told = True
+        return Told() if is_told else RunError(f"Process {self.rank}: {error}")
+
     def together(self, work: Callable[[], T]) -> T:
         result, problem = None, None
         try:
@@ -139,26 +150,34 @@ class Group(World):
         self._turns += 1
         done = f"turn/{self._turns}"
         if not self.is_main:
-            # Asked again and again, since no wait has a time that is enough; where the main one dies, the launcher
-            # ends this one.
-            while not self._is_there(done):
-                time.sleep(_LOOK_S)
-            if message := self._store.get(done).decode():
+            if message := self._written(done):
+                self._store.set(f"{done}/{self.rank}", "")
                 self._raise_first([message], None)
             return self.together(work)
         try:
             result = work()
         except ColakitError as error:
             self._store.set(done, str(error))
+            # It may be this process that keeps the store.
+            self._look_for(lambda: all(self._store.check([f"{done}/{rank}"]) for rank in range(1, self.size)))
             raise
         self._store.set(done, "")
         return self.together(lambda: result)
 
-    def _is_there(self, key: str) -> bool:
+    def _written(self, key: str) -> str:
+        """What the main process writes there, however long it takes; where it dies, the launcher ends this one."""
         try:
-            found: bool = self._store.check([key])
+            while not self._store.check([key]):
+                time.sleep(_LOOK_S)
+            return self._store.get(key).decode()
         except dist.DistError:  # the main process kept the store itself, and has ended
             raise Told from None
+
+    def _look_for(self, condition: Callable[[], bool]) -> bool:
+        """Whether it comes to be within the time of a roll call."""
+        ends = time.monotonic() + _ROLL_CALL_S
+        while not (found := condition()) and time.monotonic() < ends:
+            time.sleep(_LOOK_S)
         return found
 
     def _raise_first(self, problems: Sequence[str | None], own: ColakitError | None) -> None:

@@ -14,11 +14,14 @@ def is_expected(error: BaseException) -> bool:
     return isinstance(error, OSError) or is_out_of_memory(error)
 
 
-def describe_fault(error: BaseException, folder: RunFolder, config: RunConfig, step: int, held: int) -> str:
-    """What ran out in the making of `step`, and what to do about it; `held` as for `out_of_memory_advice`."""
+def describe_fault(
+    error: BaseException, folder: RunFolder, config: RunConfig, step: int, held: int, nproc: int = 1
+) -> str:
+    """What ran out in the making of `step`, and what to do about it; the rest as for `out_of_memory_advice`."""
     if isinstance(error, OSError):
         return disk_fault(folder.root, error)
-    return f"Out of memory at step {step}, {out_of_memory_advice(on_machine(config, pick_machine(config)), held)}"
+    advice = out_of_memory_advice(on_machine(config, pick_machine(config)), held, nproc)
+    return f"Out of memory at step {step}, {advice}"
 
 
 def how_to_go_on(folder: RunFolder, nproc: int = 1) -> str:

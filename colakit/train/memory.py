@@ -60,19 +60,22 @@ def _reserved_bytes() -> int:
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmData:")))
 
 
-def out_of_memory_advice(config: RunConfig, held: int) -> str:
+def out_of_memory_advice(config: RunConfig, held: int, nproc: int = 1) -> str:
     """What a step takes by the ledger, and the next smaller micro-batch of the same batch; ends a sentence begun.
 
     `held` are the bytes that the process held before its first step: where a budget leaves no room for any batch
-    beside them, how much would.
+    beside them, how much would. `nproc` processes share the batch.
     """
-    micro = config.train.effective_micro_batch_size
-    ledger = memory_ledger(config)
-    fixed = ledger.weights + ledger.gradients + ledger.muon_state + ledger.adamw_state
+    own, micro = config.train.batch_size // nproc, config.train.micro_batch_size_of(nproc)
+    ledger = memory_ledger(with_micro_batch(config, micro))
+    state = ledger.muon_state + ledger.adamw_state
+    fixed = ledger.weights + ledger.gradients + state
     takes = (
         f"in a micro-batch of {micro} sequences. By the ledger it takes {gib(ledger.total):.2f} GiB, "
-        f"{gib(fixed):.2f} GiB of them for weights, gradients and optimizer."
+        f"{gib(fixed):.2f} GiB of them for weights, gradients and optimizer"
     )
+    divided = {"ddp": 0, "zero1": state, "fsdp2": fixed}[config.parallel.strategy] if nproc > 1 else 0
+    takes += f", {gib(divided):.2f} GiB of which {nproc} processes share out." if divided else "."
     if (budget := config.train.memory_gib) is not None:
         least = held + memory_ledger(with_micro_batch(config, 1)).total - ledger.weights
         takes += f" train.memory_gib allows the whole process {budget:g} GiB; {gib(held):.2f} were held before a step."
@@ -82,7 +85,7 @@ def out_of_memory_advice(config: RunConfig, held: int) -> str:
             )
     if micro == 1:
         return f"{takes} Try a smaller model, or shorter sequences."
-    smaller = max(n for n in range(1, micro) if config.train.batch_size % n == 0)
+    smaller = max(n for n in range(1, micro) if own % n == 0)
     total = memory_ledger(with_micro_batch(config, smaller)).total
     return f"{takes} Try --set train.micro_batch_size={smaller}: {gib(total):.2f} GiB at the same batch size."
 

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from colakit.checkpoint.folders import MODEL_FOLDER, OPTIMIZER_FOLDER, Checkpoints
@@ -14,6 +13,7 @@ from colakit.optim.combined import CombinedOptimizer
 from colakit.parallel.shards import is_sharded
 from colakit.parallel.world import World
 from colakit.train.saver import Saver
+from colakit.train.start import check_seen
 
 
 class SharedSaver(Saver):
@@ -105,9 +105,3 @@ class SharedSaver(Saver):
                 raise RunError(f"{disk_fault(self._checkpoints.folder, error)} {self._advice()}") from error
 
         how(told)
-
-
-def check_seen(folder: Path) -> None:
-    """Raise RunError where what the main process has made is not to be seen here."""
-    if not folder.exists():
-        raise RunError(f"{folder} is not seen here. All processes need the run folder: put it where they share a disk.")

@@ -131,8 +131,10 @@ class TrainStep:
             return self._accumulate(micro_batches, tokens, shares=shares)
         except torch._dynamo.exc.TorchDynamoException as error:
             if self.world.size > 1:  # which are in the midst of what they do together
-                advice = "torch.compile fails; see `colakit doctor`. Add --set train.compile=false."
-                raise self.world.told(RunError(advice)) from error
+                advice = "See `colakit doctor`, or add --set train.compile=false."
+                raise self.world.told(
+                    RunError(f"torch.compile fails: {_cause(error).rstrip('.')}. {advice}")
+                ) from error
             _warn_of_failure(error)
         self.model.run_eagerly()
         self.optimizer.zero_grad()
@@ -159,9 +161,14 @@ class TrainStep:
 
 
 def _warn_of_failure(error: Exception) -> None:
-    cause = getattr(error, "inner_exception", error)
-    told = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+    told = _cause(error)
     log.warning("torch.compile fails, so the blocks are not compiled; see `colakit doctor`. It says: %s", told)
+
+
+def _cause(error: Exception) -> str:
+    """The first line of what torch.compile says, without what it says of itself."""
+    cause = getattr(error, "inner_exception", error)
+    return next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

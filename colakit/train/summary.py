@@ -5,6 +5,7 @@ from colakit.checkpoint.model_file import load_model
 from colakit.config.schema import RunConfig
 from colakit.data.loader import TrainLoader
 from colakit.model.lm import LM
+from colakit.optim.combined import CombinedOptimizer
 from colakit.parallel.wrap import ShardedReplica
 from colakit.records.run import OptimizerPart, RunSummary
 from colakit.train.held_out import HeldOut
@@ -55,6 +56,23 @@ def summarise(
         prompt=prompt,
         sample=sample,
     )
+
+
+def shared_costs(optimizer: CombinedOptimizer) -> tuple[OptimizerPart, ...]:
+    """Of the optimizer's parts; where they are divided, the sums of all shares, in the time of the longest.
+
+    Every process that has a share calls it.
+    """
+    own, world = optimizer.costs(), optimizer.division.world
+    if world.size == 1:
+        return own
+    found: dict[str, OptimizerPart] = {}
+    for part in (part for costs in world.gather(own) for part in costs):
+        before = found.get(part.name, OptimizerPart(part.name, 0, 0.0, 0))
+        found[part.name] = OptimizerPart(
+            part.name, before.parameters + part.parameters, max(before.ms, part.ms), before.flops + part.flops
+        )
+    return tuple(found.values())
 
 
 def _whole_model(config: RunConfig, folder: RunFolder, step: TrainStep) -> LM:

@@ -16,17 +16,15 @@ from colakit.build import (
     build_model,
     build_schedule,
     deterministic,
-    pick_machine,
 )
 from colakit.checkpoint import rng
 from colakit.checkpoint.folders import Checkpoints
 from colakit.checkpoint.model_file import copy_model, load_model, load_optimizer
-from colakit.config.rules import check_divides
 from colakit.config.schema import RunConfig
 from colakit.data.ahead import ahead
 from colakit.data.cache import write_whole
 from colakit.data.loader import Batch, TrainLoader
-from colakit.data.prepare import check_sources, prepare
+from colakit.data.prepare import prepare
 from colakit.data.tokenise import Watch, unwatched
 from colakit.errors import RunError
 from colakit.evaluate.text_bytes import byte_lengths, count_bytes
@@ -34,13 +32,13 @@ from colakit.host import describe_machine
 from colakit.model.lm import LM
 from colakit.parallel.environment import SOLE, Place
 from colakit.parallel.world import ALONE, World
-from colakit.records.run import EvalRecord, OptimizerPart, RunSummary, StepRecord
+from colakit.records.run import EvalRecord, RunSummary, StepRecord
 from colakit.train.diagnosis import first_bad_layer, first_bad_weight
 from colakit.train.faults import describe_fault, how_to_go_on, is_expected
 from colakit.train.held_out import HeldOut
-from colakit.train.memory import check_budget, held_bytes, memory_budget, with_micro_batch
+from colakit.train.memory import check_budget, held_bytes, memory_budget
 from colakit.train.metrics import last_records
-from colakit.train.moved import check_same_data, check_where_it_lies
+from colakit.train.moved import check_same_data
 from colakit.train.resume import Resumption, reopen
 from colakit.train.runs import (
     CONFIG_FILE,
@@ -48,16 +46,15 @@ from colakit.train.runs import (
     STATE_FILE,
     TOTALS_FILE,
     RunFolder,
-    create_run,
-    plan_run_folder,
     write_json,
 )
 from colakit.train.saver import Saver
 from colakit.train.signals import StopFlag, stop_on_signal
 from colakit.train.sinks import Sink, SinkSet
+from colakit.train.start import check_same_everywhere, check_seen, check_start, new_folder
 from colakit.train.state import describe_state, restore_rng, warn_of_differences
 from colakit.train.step import StepResult, TrainStep
-from colakit.train.summary import summarise
+from colakit.train.summary import shared_costs, summarise
 from colakit.train.totals import Totals
 from colakit.units import NATS_PER_BIT
 
@@ -92,7 +89,9 @@ class Trainer:
         self.config = config
         self.world = world
         with world.watched(lambda: "No step was made."), ExitStack() as on_failure:
-            self.machine: Machine = world.together(lambda: self._check(out, resume, place, on_failure))
+            if resume is not None:
+                on_failure.callback(resume.folder.lock.release)
+            self.machine: Machine = world.together(lambda: check_start(config, out, resume, world, place))
             model = config.model
             self.data = world.main_first(
                 lambda: prepare(
@@ -102,7 +101,7 @@ class Trainer:
                     watch=watch if world.is_main else unwatched,
                 )
             )
-            self._check_same_everywhere()
+            check_same_everywhere(self.data, world)
             self.byte_lengths = byte_lengths(self.data.tokenizer.token_bytes)
             self.model: LM = build_model(config, self.machine)
             self.step = TrainStep.of(config, self.model, self.machine, world)
@@ -118,7 +117,7 @@ class Trainer:
             """Of generators and guard, while a step is made: where that fails, the run stands there."""
             self._is_recording = False
             if resume is None:
-                self.folder, self.sinks = self._create(out, sinks)
+                self.folder, self.sinks = new_folder(config, out, self.data, sinks, world)
             else:
                 self.folder, self.sinks = resume.folder, self._take_up(resume, sinks)
             on_failure.pop_all()
@@ -132,43 +131,6 @@ class Trainer:
         self._saver = make(
             Checkpoints(self.folder.checkpoints), keep_last=config.train.keep_last, keep_every=config.train.keep_every
         )
-
-    def _check(self, out: Path | None, resume: Resumption | None, place: Place, on_failure: ExitStack) -> Machine:
-        """What can be refused before the data is prepared."""
-        if self.world.is_main:
-            if resume is None:
-                plan_run_folder(out, self.config.preset)
-            else:
-                on_failure.callback(resume.folder.lock.release)
-                resume.folder.lock.acquire()
-            check_sources(self.config.data) if resume is None else check_where_it_lies(self.config)
-        check_divides(self.config, self.world.size)
-        return pick_machine(self.config, place)
-
-    def _check_same_everywhere(self) -> None:
-        """Raise RunError where processes have prepared other data than the main one."""
-        fingerprints = self.world.gather(self.data.fingerprint)
-        others = [rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0]]
-        if others:
-            told = (
-                f"Process {others[0]} reads other data than process 0. Give all of them the same files, and the same "
-                "Python version for stdlib."
-            )
-            raise self.world.told(RunError(told))
-
-    def _create(self, out: Path | None, sinks: Callable[[RunFolder], Sink]) -> tuple[RunFolder, Sink]:
-        """The folder of a new run, which the main process makes."""
-
-        def create() -> tuple[RunFolder, Sink] | None:
-            return create_run(out, self.config, self.data.describe(), sinks) if self.world.is_main else None
-
-        made = self.world.together(create)
-        root = Path(self.world.agree(str(made[0].root.absolute()) if made is not None else ""))
-        if self.world.size > 1:
-            from colakit.train.shared_saver import check_seen
-
-            self.world.together(lambda: check_seen(RunFolder(root).config))
-        return made if made is not None else (RunFolder(root), SinkSet([]))
 
     def fit(self) -> RunSummary | None:
         """Train to max_steps, or until a signal; evaluate, save and summarise. Only the main process has a summary."""
@@ -186,7 +148,7 @@ class Trainer:
                 self.world.main_first(self._leave_model)  # which may take its time
                 if not is_evaluated:
                     self._evaluate()
-                costs = self._costs()
+                costs = shared_costs(self.step.optimizer)
                 if not self.world.is_main:
                     return None
                 summary = summarise(
@@ -225,10 +187,7 @@ class Trainer:
     def _take_up(self, resume: Resumption, sinks: Callable[[RunFolder], Sink]) -> Sink:
         """Put everything back where it was after the checkpoint's step, what is in the run's folder too."""
         state = resume.state
-        if self.world.size > 1:
-            from colakit.train.shared_saver import check_seen
-
-            self.world.together(lambda: check_seen(resume.checkpoint))
+        self.world.together(lambda: check_seen(resume.checkpoint))
         fingerprint = state["data"]["fingerprint"]
         self.world.together(lambda: check_same_data(resume.folder.root, resume.folder.data, fingerprint, self.data))
         self.world.together(lambda: load_model(self.model, resume.checkpoint, self.world))
@@ -260,9 +219,8 @@ class Trainer:
         except (OSError, MemoryError, RuntimeError) as error:
             if not is_expected(error):
                 raise
-            micro = self.config.train.micro_batch_size_of(self.world.size)
-            own = with_micro_batch(self.config, micro)
-            told = describe_fault(error, self.folder, own, self.totals.steps + 1, self._held)
+            step = self.totals.steps + 1
+            told = describe_fault(error, self.folder, self.config, step, self._held, self.world.size)
             raise RunError(f"{told} {self._rescue()}") from error
 
     def _rescue(self) -> str:
@@ -365,19 +323,6 @@ class Trainer:
         }
         self._saver.save(self.totals.steps, self.model, self.step.optimizer, documents, self.totals.best_step)
         self._saved, self._saved_at = self.totals.steps, time.perf_counter()
-
-    def _costs(self) -> tuple[OptimizerPart, ...]:
-        """Of the optimizer's parts; where they are divided, the sums of all shares, in the time of the longest."""
-        own = self.step.optimizer.costs()
-        if self.step.optimizer.division.world.size == 1:
-            return own
-        found: dict[str, OptimizerPart] = {}
-        for part in (part for costs in self.world.gather(own) for part in costs):
-            before = found.get(part.name, OptimizerPart(part.name, 0, 0.0, 0))
-            found[part.name] = OptimizerPart(
-                part.name, before.parameters + part.parameters, max(before.ms, part.ms), before.flops + part.flops
-            )
-        return tuple(found.values())
 
     def _train_s(self) -> float:
         return self._trained_before_s + time.perf_counter() - self._started

@@ -12,7 +12,7 @@ from typing import Self
 import torch.distributed as dist
 
 from colakit.cli.app import main
-from tests.parallel.pool import forking
+from tests.parallel.pool import forking, free_port
 
 _TIMEOUT_S = 60.0
 
@@ -20,9 +20,12 @@ _TIMEOUT_S = 60.0
 class Job:
     """``colakit ARGUMENTS`` in `size` processes that share it; one alone is no job of a launcher's."""
 
-    def __init__(self, size: int, *arguments: str, cwd: Path) -> None:
+    def __init__(self, size: int, *arguments: str, cwd: Path, by_hand: bool = False) -> None:
+        """`by_hand`: with the variables that a launcher sets, but without the launcher, and its store."""
         self._folder = cwd / f"output-{time.monotonic_ns()}"
         self._folder.mkdir()
+        self._by_hand = by_hand
+        self._port = free_port()
         # The launcher's, so that whoever ends takes it from nobody.
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.processes = [
@@ -40,11 +43,11 @@ class Job:
         if size == 1:
             return {}
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        launchers = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
         return {
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(self._store.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-            "TORCHELASTIC_RESTART_COUNT": "0",
+            "MASTER_PORT": str(self._port if self._by_hand else self._store.port),
+            **({} if self._by_hand else launchers),
             **{name: str(number) for name, number in numbers.items()},
         }
 

@@ -92,11 +92,16 @@ def forking() -> ForkServerContext:
     return context
 
 
-def _start() -> list[_Member]:
-    context = forking()
+def free_port() -> int:
+    """One that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+    return port
+
+
+def _start() -> list[_Member]:
+    context, port = forking(), free_port()
     members = []
     for rank in range(SIZE):
         ours, theirs = context.Pipe()

@@ -40,9 +40,17 @@ def colakit(cwd: Path, *arguments: str, size: int = 1) -> tuple[str, str]:
         return job.out(0), job.err(0)
 
 
+_NAMELESS = """
+import socket
+socket.getfqdn = lambda name="": "no-such-machine.invalid"
+from colakit.cli.app import main
+main()
+"""
+
+
 def launch(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
-    """``colakit … --nproc 2``, as one types it."""
-    command = [sys.executable, "-m", "colakit", *arguments, "--nproc", "2"]
+    """``colakit … --nproc 2``, as one types it, on a machine whose name has no address."""
+    command = [sys.executable, "-c", _NAMELESS, *arguments, "--nproc", "2"]
     return subprocess.Popen(
         command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -265,6 +273,25 @@ def test_a_mistake_under_torchrun_is_said_by_the_main_process(
         assert "Traceback" not in job.err(0)
         assert (job.out(0), job.out(1), job.err(1)) == ("", "", "")
     assert [name for name in sorted(p.name for p in there.iterdir()) if not name.startswith("output-")] == before
+
+
+def test_other_data_than_before_is_said_once(undisturbed: Undisturbed, there: Path) -> None:
+    shutil.copytree(undisturbed.of("ddp"), there / "run")
+    text = there / "poems.jsonl"
+    text.write_text(text.read_text("utf-8").replace("word3 ", "word4 "), "utf-8")
+    arguments = ("train", "--resume", "run/checkpoints/step-00000004", "--set", "data.path=poems.jsonl")
+    with Job(2, *arguments, cwd=there) as job:
+        assert job.wait() == [2, 2], job.err(0)
+        assert job.err(0).count("the data has changed since this run") == 1
+        assert (job.out(0), job.out(1), job.err(1)) == ("", "", "")
+
+
+def test_without_a_launcher_too_a_mistake_is_said_once(there: Path) -> None:
+    """By variables set by hand, where the store of the processes ends with the main one."""
+    with Job(2, "train", "--resume", "nowhere", cwd=there, by_hand=True) as job:
+        assert job.wait() == [2, 2], job.err(1)
+        assert job.err(0).count("nowhere: no run folder") == 1
+        assert "Traceback" not in job.err(1)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from colakit.analysis.memory import memory_ledger
 from colakit.checkpoint.folders import Checkpoints
-from colakit.config.load import resolve
+from colakit.config.load import override, resolve
 from colakit.data.loader import Batch
 from colakit.errors import ConfigError, RunError
 from colakit.train.faults import describe_fault
 from colakit.train.memory import check_budget, memory_budget, out_of_memory_advice
 from colakit.train.runs import RunFolder
 from colakit.train.step import StepResult, TrainStep
+from colakit.units import gib
 from tests.train.tiny_runs import end, make_config, run, trainer, write_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +91,25 @@ def test_the_advice_has_the_ledger_s_numbers(corpus: Path) -> None:
     assert 0 < fixed < smaller < whole
     last = out_of_memory_advice(make_config(corpus, "train.micro_batch_size=1"), 0)
     assert last.endswith("Try a smaller model, or shorter sequences.")
+
+
+def test_of_several_processes_each_has_its_share_of_the_batch_and_of_what_is_divided(corpus: Path) -> None:
+    """Batches of 12 among 4: a micro-batch of 2, as 12 would have it, does not divide 3."""
+    sets = ("train.batch_size=12", "train.micro_batch_size=3", "optim.optimizer=muon")
+    config = make_config(corpus, *sets)
+    ledger = memory_ledger(config)
+    state = ledger.muon_state + ledger.adamw_state
+    divided = {"ddp": 0, "zero1": state, "fsdp2": ledger.weights + ledger.gradients + state}
+    for strategy, share in divided.items():
+        shared = override(config, [f"parallel.strategy={strategy}"])
+        text = out_of_memory_advice(shared, 0, nproc=4)
+        assert text.startswith("in a micro-batch of 3 sequences.")
+        assert "Try --set train.micro_batch_size=1" in text
+        assert ("share out" in text) == bool(share)
+        assert f"{gib(share):.2f} GiB of which 4 processes share out." in text or not share
+        assert "share out" not in out_of_memory_advice(shared, 0)
+    by_hand = out_of_memory_advice(override(config, ["train.micro_batch_size=12"]), 0, nproc=4)
+    assert by_hand.startswith("in a micro-batch of 3 sequences."), "what is their own"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="auto is the GPU there")

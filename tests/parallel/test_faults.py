@@ -1,0 +1,263 @@
+"""What goes wrong in one of several processes: who says it, what is left, and what the others do meanwhile."""
+
+import errno
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
+from colakit.build import build_model
+from colakit.checkpoint.folders import Checkpoints
+from colakit.config.schema import RunConfig
+from colakit.errors import RunError
+from colakit.parallel.world import World, group_of
+from colakit.records.run import OptimizerPart
+from colakit.train.shared_saver import SharedSaver
+from colakit.train.sinks import SinkSet
+from colakit.train.step import TrainStep
+from colakit.train.summary import shared_costs
+from colakit.train.trainer import Trainer
+from tests.parallel.pool import SIZE, Pool
+from tests.parallel.runs import CPU, go, step_of, tiny_config
+from tests.parallel.test_world import outcome
+from tests.train.tiny_runs import make_config, write_corpus
+
+T = TypeVar("T")
+
+SILENT = "ended with 2"
+
+
+def group_of_all(timeout_s: float) -> World:
+    """Another one of the pool's processes, which may be left broken."""
+    return group_of(range(SIZE), timeout_s=timeout_s)
+
+
+# What the main process does alone takes longer than any wait may.
+
+
+class SlowDisk(Checkpoints):
+    def begin(self, step: int) -> Path:
+        time.sleep(2.0)
+        return super().begin(step)
+
+
+class SlowToWrite(dict[str, dict[str, int]]):
+    """Documents of a checkpoint, which the main process writes."""
+
+    def items(self):  # type: ignore[no-untyped-def]
+        time.sleep(2.0)
+        return super().items()
+
+
+def save_slowly(_: World, folder: Path) -> str:
+    world = group_of_all(timeout_s=1.5)
+    step = step_of(tiny_config("cola", "parallel.strategy=zero1"), world)
+    saver = SharedSaver(SlowDisk(folder), keep_last=1, keep_every=None, world=world)
+    saver.save(0, step.model, step.optimizer, SlowToWrite({"state.json": {"step": 0}}), None)
+    saver.close()
+    return "saved"
+
+
+def test_the_main_process_may_take_longer_than_any_wait(pool: Pool, tmp_path: Path) -> None:
+    assert pool.run(SIZE, save_slowly, tmp_path) == ["saved"] * SIZE
+    newest = Checkpoints(tmp_path).newest()
+    assert newest is not None
+    assert json.loads((newest / "state.json").read_text()) == {"step": 0}
+
+
+# A disk that is full, or that not all see.
+
+
+@contextmanager
+def full(is_full: bool) -> Iterator[None]:
+    """Inside, the parts of this process do not go on the disk."""
+    error = OSError(errno.ENOSPC, "No space left on device")
+    with mock.patch.object(HuggingFaceStorageWriter, "write_data", side_effect=error) if is_full else nullcontext():
+        yield
+
+
+def save_twice(world: World, folder: Path, failing: int) -> list[str]:
+    """The second time one process has no room for its part."""
+    step = step_of(tiny_config("cola-fan-muon", "parallel.strategy=fsdp2"), world)
+    saver = SharedSaver(
+        Checkpoints(folder), keep_last=9, keep_every=None, world=world, advice=lambda: "Go on as follows."
+    )
+    told = []
+    for number in (1, 2):
+        with full(number == 2 and world.rank == failing):
+            told.append(outcome(lambda n=number: saver.save(n, step.model, step.optimizer, {}, None)))  # type: ignore[misc]
+    saver.close()
+    return told
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_full_disk_is_told_with_advice_and_leaves_what_was_there(pool: Pool, tmp_path: Path, failing: int) -> None:
+    first, second = pool.run(2, save_twice, tmp_path, failing)
+    assert first[0] == second[0] == "returned None"
+    assert second[1] == SILENT
+    assert first[1].startswith(f"RunError: {tmp_path}")
+    assert "No space left on device" in first[1]
+    assert first[1].endswith("Go on as follows.")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"], "nothing half-written"
+
+
+def save_apart(world: World, folder: Path) -> str:
+    """Where each process has a disk of its own."""
+    step = step_of(tiny_config("cola", "parallel.strategy=zero1"), world)
+    saver = SharedSaver(Checkpoints(folder / str(world.rank)), keep_last=1, keep_every=None, world=world)
+    told = outcome(lambda: saver.save(1, step.model, step.optimizer, {}, None))
+    saver.close()
+    return told
+
+
+def test_a_checkpoint_that_not_all_see_is_refused(pool: Pool, tmp_path: Path) -> None:
+    told, *others = pool.run(3, save_apart, tmp_path)
+    assert others == [SILENT] * 2
+    aside = tmp_path / "1" / ".step-00000001"
+    assert told.startswith(f"RunError: Process 1: {aside} is not seen here. All processes need the run folder")
+
+
+def corpus_of(folder: Path, rank: int) -> RunConfig:
+    """A run that reads the text which this process alone has."""
+    return make_config(folder / f"poems-{rank}.jsonl", "train.batch_size=12", "train.device=cpu")
+
+
+def begin(world: World, folder: Path, *, on_disks: bool = False) -> str:
+    """A run whose folder each process looks for on a disk of its own, or not."""
+    heard = world.agree
+
+    def agree(value: T) -> T:
+        agreed = heard(value)
+        return str(folder / "elsewhere") if isinstance(agreed, str) else agreed  # type: ignore[return-value]  # it is one
+
+    if on_disks and world.rank == 1:
+        world.agree = agree  # type: ignore[method-assign]
+    try:
+        return outcome(
+            lambda: (
+                Trainer(
+                    corpus_of(folder, world.rank), out=folder / "run", sinks=lambda _: SinkSet([]), world=world
+                ).folder.root.name
+            )
+        )
+    finally:
+        vars(world).pop("agree", None)
+
+
+def test_a_run_folder_that_not_all_see_is_refused(pool: Pool, tmp_path: Path) -> None:
+    for rank in (0, 1):
+        write_corpus(tmp_path / f"poems-{rank}.jsonl")
+    told, other = pool.run(2, begin, tmp_path, on_disks=True)
+    assert other == SILENT
+    assert told.startswith(f"RunError: Process 1: {tmp_path}/elsewhere/config.json is not seen here.")
+
+
+def test_other_data_in_one_process_is_refused_before_there_is_a_folder(pool: Pool, tmp_path: Path) -> None:
+    for rank in (0, 1):
+        path = write_corpus(tmp_path / f"poems-{rank}.jsonl")
+    assert pool.run(2, begin, tmp_path) == ["returned run"] * 2, "equal files under two names are the same"
+    (tmp_path / "run").rename(tmp_path / "before")
+    path.write_text(path.read_text("utf-8").replace("word3 ", "word4 "), "utf-8")
+    told, other = pool.run(2, begin, tmp_path)
+    assert told.startswith("RunError: Process 1 reads other data than process 0.")
+    assert other == SILENT
+    assert not (tmp_path / "run").exists()
+
+
+# Where all fail, or one of them.
+
+
+def disagree(_: World) -> str:
+    """None is missing, and yet they cannot go on."""
+    world = group_of_all(timeout_s=60.0)
+    try:
+        with world.watched(lambda: "No step was made."):
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:525] op.preamble.length <= op.nbytes. 8 vs 4")
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_what_is_wrong_in_the_code_is_not_laid_to_a_process(pool: Pool) -> None:
+    assert all("8 vs 4" in told for told in pool.run(SIZE, disagree))
+
+
+def lose_the_store(world: World) -> str:
+    lost = mock.Mock(check=mock.Mock(side_effect=dist.DistNetworkError("Connection was reset")))
+    with mock.patch.object(world, "_store", lost) if world.rank == 1 else nullcontext():
+        return outcome(lambda: world.main_first(lambda: "begun")) if world.rank == 1 else "elsewhere"
+
+
+def test_who_waits_for_a_main_process_that_has_taken_the_store_with_it_ends(pool: Pool) -> None:
+    assert pool.run(2, lose_the_store) == ["elsewhere", SILENT]
+    pool.close()  # they have not made as many turns
+
+
+def tell(world: World, failing: tuple[int, ...]) -> str:
+    world = group_of_all(timeout_s=60.0)
+
+    def work() -> None:
+        if world.rank in failing:
+            raise world.told(RunError("no compiler"))
+
+    return outcome(work)
+
+
+def test_what_several_meet_at_once_the_first_of_them_tells(pool: Pool) -> None:
+    fine = "returned None"
+    assert pool.run(SIZE, tell, (0, 1, 2, 3)) == ["RunError: no compiler", *[SILENT] * 3]
+    assert pool.run(SIZE, tell, (1, 3)) == [fine, "RunError: Process 1: no compiler", fine, SILENT]
+
+
+def refuse(*_: object) -> None:
+    raise RuntimeError("no such compiler\nand more")
+
+
+def compiled_step(world: World) -> str:
+    config = tiny_config("cola", "parallel.strategy=ddp")
+    honest = torch.compile
+    with mock.patch.object(torch, "compile", partial(honest, backend=refuse)):
+        machine = replace(CPU, compiles=True)
+        step = TrainStep.of(config, build_model(config, machine).train(), machine, world)
+        return outcome(lambda: go(step, config, range(1)))
+
+
+def test_a_compiler_that_fails_is_told_once_with_its_reason(pool: Pool) -> None:
+    told, other = pool.run(2, compiled_step)
+    pool.close()  # what torch.compile imports changes how operations are dispatched
+    assert told == (
+        "RunError: torch.compile fails: no such compiler. See `colakit doctor`, or add --set train.compile=false."
+    )
+    assert other == SILENT
+
+
+# What a run has cost is what all shares of it have.
+
+
+def costs(world: World, strategy: str) -> tuple[tuple[OptimizerPart, ...], tuple[OptimizerPart, ...]]:
+    """Of this process, and of all."""
+    config = tiny_config("cola-fan-muon", f"parallel.strategy={strategy}")
+    step = step_of(config, world)
+    go(step, config, range(1))
+    return step.optimizer.costs(), shared_costs(step.optimizer)
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "fsdp2"])
+def test_a_run_s_optimizer_costs_what_all_shares_do(pool: Pool, strategy: str) -> None:
+    (_, alone), *_ = pool.run(1, costs, "ddp")
+    found = pool.run(3, costs, strategy)
+    for _, shared in found:
+        assert [(p.name, p.parameters) for p in shared] == [(p.name, p.parameters) for p in alone]
+        for part, own in zip(shared, zip(*(own for own, _ in found), strict=True), strict=True):
+            assert part.ms == max(p.ms for p in own)
+        for part, expected in zip(shared, alone, strict=True):
+            assert part.flops == expected.flops
