@@ -87,12 +87,10 @@ def check_steps(preset: str) -> None:
         assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-3)
 
 
-SLOW = ["cola-smollm2", "cola-fan-muon", "cola-fan-atf", "refined-tied"]
+SLOW = ["original", "cola-smollm2", "cola-fan-muon", "cola-fan-atf", "refined-tied"]
 
 
-@pytest.mark.parametrize(
-    "preset", ["original", "cola-m", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-)
+@pytest.mark.parametrize("preset", ["cola-m", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_compiled_steps_are_those_of_eager_ones(preset: str) -> None:
     in_a_process(check_steps, preset)
 
