@@ -37,6 +37,7 @@ def bench_record(measured: Measured, machine: Machine, peak_flops_per_s: float) 
         compiled=measured.contestant.compiled,
         processes=measured.contestant.nproc,
         strategy=config.parallel.strategy if measured.contestant.nproc > 1 else None,
+        threads=measured.contestant.threads,
         claim=next((figure for figure in claims if figure.quantity in _SPEEDS), None),
         claims=claims,
         not_run_s=measured.not_run_s,

@@ -178,8 +178,8 @@ def serve(connection: Connection, contestant: Contestant, machine: Machine, give
             raise
     except NotCompiledError:
         connection.send(NOT_COMPILED)
-    except EOFError:
-        pass  # nobody asks any more
+    except (EOFError, ConnectionError):
+        pass  # nobody asks any more, or hears
     if world.size > 1:
         os._exit(0)  # threads of gloo, which hold objects of Python's, may outlive its end
 

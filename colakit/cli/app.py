@@ -61,7 +61,11 @@ def root(
     if n > 1 and context.invoked_subcommand != "train":
         if not place().is_main:
             raise SystemExit(2)
-        raise RunError(f"A launcher has started {n} processes, which `train` alone shares. Start one of this.")
+        own = " `colakit bench --nproc N` starts its own." if context.invoked_subcommand == "bench" else ""
+        raise RunError(
+            f"A launcher has started {n} processes, and `colakit train` is the only command that they can share. "
+            f"Start this one without the launcher.{own}"
+        )
 
 
 # In the order of `colakit --help`.
@@ -137,7 +141,7 @@ def _run(args: Sequence[str] | None) -> None:
         stderr_console().print(message, soft_wrap=True)
         sys.exit(2)
     except SystemExit as ending:
-        if ending.code == _INTERRUPTED:
+        if ending.code == _INTERRUPTED and not _whose():
             stderr_console().print("Interrupted.")
         raise
     except OSError as error:

@@ -118,8 +118,8 @@ def bench(
             "--nproc",
             min=2,
             max=1024,
-            help="Also processes that share the batch, by --set parallel.strategy=ddp|zero1|fsdp2, beside one alone "
-            "with as much as each of them has.",
+            help="Also processes that share the batch, beside one alone with as much as each of them has. How: --set "
+            "parallel.strategy= ddp (unless given), zero1 or fsdp2.",
             show_default=False,
         ),
     ] = None,

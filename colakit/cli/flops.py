@@ -9,6 +9,7 @@ import typer
 from colakit.analysis.flops import step_flops
 from colakit.analysis.table6 import Sizes, table6
 from colakit.cli import options
+from colakit.cli.shared import MEASURED_BY_BENCH, refuse_idle
 from colakit.config.load import resolve
 from colakit.records.analysis import FlopRecord, Table6Record
 from colakit.report.figures import check_figure, stacked_bars
@@ -74,6 +75,7 @@ def flops(
         check_figure(plot)
     if preset:
         shape = {"train.batch_size": batch_size, "model.seq_len": seq_len}
+        refuse_idle(sets or [], MEASURED_BY_BENCH)
         sets = [*(sets or []), *(f"{field}={size}" for field, size in shape.items() if size is not None)]
         _presets(preset, smoke=smoke, sets=sets, plot=plot, json=json)
     else:

@@ -10,6 +10,7 @@ from colakit.analysis.inventory import group_of, parameters
 from colakit.analysis.memory import memory_ledger
 from colakit.analysis.params import count_params, non_embedding_params, total_params
 from colakit.cli import options
+from colakit.cli.shared import MEASURED_BY_BENCH, refuse_idle
 from colakit.config.load import resolve
 from colakit.config.presets import preset_names
 from colakit.config.schema import ModelConfig, RunConfig
@@ -47,6 +48,7 @@ def params(
         raise typer.BadParameter("counts for --memory only; add it.", param_hint=name)
     if plot is not None:
         check_figure(plot)
+    refuse_idle(sets or [], MEASURED_BY_BENCH)
     sets = [*(sets or []), *_memory_sets(batch_size, seq_len)]
     names = list(dict.fromkeys(preset or preset_names()))
     records = [_count(name, smoke, sets, routing=routing, memory=memory) for name in names]

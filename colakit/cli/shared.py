@@ -15,6 +15,10 @@ from colakit.config.schema import RunConfig
 from colakit.errors import ColakitError, ConfigError, Problem
 from colakit.parallel.environment import Place
 
+log = logging.getLogger(__name__)
+
+MEASURED_BY_BENCH = "Leave it out; `colakit bench --nproc N` measures what several have, docs/scaling.md counts it."
+
 if TYPE_CHECKING:  # they come with torch
     from colakit.parallel.world import World
     from colakit.train.resume import Resumption
@@ -27,11 +31,11 @@ def check_nproc(nproc: int, place: Place) -> None:
         raise ConfigError([Problem("--nproc", nproc, rule, "Leave it out.")])
 
 
-def refuse_idle(sets: Sequence[str]) -> None:
+def refuse_idle(sets: Sequence[str], fix: str = "Leave it out, or add --nproc N.") -> None:
     """Raise ConfigError for ``--set`` strings that say how several processes share what one has alone."""
     idle = [item for item in sets if item.strip().startswith("parallel.")]
     if idle:
-        rule, fix = "there is one process, so this would have no effect", "Leave it out, or add --nproc N."
+        rule = "there is one process, so this would have no effect"
         raise ConfigError([Problem("--set", item, rule, fix) for item in idle])
 
 
@@ -47,7 +51,9 @@ def launch_job(context: typer.Context, nproc: int, config: RunConfig | None) -> 
     if config is not None:
         check_divides(config, nproc)
         check_gpus(nproc, config.train.device)
-    raise typer.Exit(launch(nproc, context.find_root().obj, threads=max(1, usable_cpus() // nproc)))
+    if nproc > (cpus := usable_cpus()):
+        log.warning("%d processes share %d CPUs, and wait for each other: fewer are faster.", nproc, cpus)
+    raise typer.Exit(launch(nproc, context.find_root().obj, threads=max(1, cpus // nproc)))
 
 
 @contextmanager

@@ -49,8 +49,8 @@ def train(
             "--nproc",
             min=1,
             max=1024,
-            help="Processes on this machine that share the run, by --set parallel.strategy=ddp|zero1|fsdp2; "
-            "on CUDA each has a GPU.",
+            help="Processes on this machine that share the run; on CUDA each has a GPU. How: --set parallel.strategy= "
+            "ddp (unless given), zero1 or fsdp2.",
         ),
     ] = 1,
     json: options.Json = False,

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from types import FrameType
 
 import psutil
 import torch
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -31,31 +33,41 @@ def check_gpus(n: int, device: str) -> None:
 
 
 def launch(n: int, arguments: Sequence[str], *, threads: int) -> int:
-    """Run ``colakit ARGUMENTS`` in `n` processes, of so many `threads` each; → the exit code of the first that failed.
+    """Run ``colakit ARGUMENTS`` in `n` processes of so many `threads`; → the exit code of the first that failed.
+
+    Of fewer where OMP_NUM_THREADS says so. Of more, they would wait for each other.
 
     Where one fails the others are ended. Signals are passed on to them, and they end as one process alone would.
     """
-    # Else each would take every core, and all would wait for each other.
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what failed is told below
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=n,
-        run_id=str(uuid.uuid4()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",  # else the machine's name is looked up, which may have no address
-        max_restarts=0,
-        # None of those that are passed on: torch's handlers end the job, whatever it has begun to save.
-        signals_to_handle="SIGQUIT",
-    )
-    with _passing_signals_on():
+    os.environ["OMP_NUM_THREADS"] = str(min(threads, _wanted_threads() or threads))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else each tells of every connection that it loses
+    with tempfile.TemporaryDirectory(prefix="colakit-nproc-") as folder, _passing_signals_on():
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=n,
+            run_id=str(uuid.uuid4()),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",  # else the machine's name is looked up, which may have no address
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),  # which would stay behind elsewhere
+            # None of those that are passed on: torch's handlers end the job, whatever it has begun to save.
+            signals_to_handle="SIGQUIT",
+        )
         try:
             elastic_launch(config, sys.executable)("-m", "colakit", *arguments)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             return _told(rank, failure)
+    return 0
+
+
+def _wanted_threads() -> int:
+    """What the user has set for each process; 0 where that is nothing, or no number."""
+    with suppress(ValueError):
+        return max(0, int(os.environ.get("OMP_NUM_THREADS", "")))
     return 0
 
 

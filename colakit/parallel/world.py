@@ -4,6 +4,7 @@ Small things (counts, flags, what went wrong) go over the CPU, so that a GPU is 
 """
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -134,7 +135,7 @@ class Group(World):
             is_told = self._look_for(lambda: any(self._store.check([f"told/{rank}"]) for rank in range(self.rank)))
         except dist.DistError:  # the main process kept the store itself, and has told of it and ended
             is_told = True
-        return Told() if is_told else RunError(f"Process {self.rank}: {error}")
+        return Told() if is_told else error
 
     def together(self, work: Callable[[], T]) -> T:
         result, problem = None, None
@@ -197,7 +198,10 @@ class Group(World):
             if not is_lost(error):
                 raise
             timed_out = any(word in str(error) for word in ("imed out", "imeout"))
-            waiting = self._roll_call()
+            try:
+                waiting = self._roll_call()
+            except dist.DistError:
+                raise self._without_store(where) from error
             if len(waiting) == self.size:  # all are here, and do not fit together
                 raise
             if self.rank != waiting[0]:
@@ -214,6 +218,13 @@ class Group(World):
         time.sleep(_ROLL_CALL_S)
         return [rank for rank in range(self.size) if self._store.check([f"waiting/{rank}"])]
 
+    def _without_store(self, where: Callable[[], str]) -> BaseException:
+        """What to raise where whoever kept the store has ended: the launcher, or without one the main process."""
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return RunError(f"process 0 has ended, and no other can go on. {where()}")
+        gone = f"The launcher has ended, and its processes cannot go on without. {where()}"
+        return RunError(gone) if self.is_main else Told()
+
     def _describe(self, waiting: Sequence[int], missing: Sequence[int], *, timed_out: bool, where: str) -> str:
         who = _names(missing)
         if timed_out:
@@ -221,7 +232,7 @@ class Group(World):
                 f"{who} did not answer within {self._timeout_s:g} s (parallel.timeout_s); {_names(waiting)} waited. "
                 f"{where}"
             )
-        return f"{who} ended, and {_names(waiting)} cannot go on without. {where}"
+        return f"{who} ended, and no other can go on. {where}"
 
 
 def check_built(strategy: str, device: str) -> None:

@@ -91,6 +91,8 @@ class BenchRecord(Record):
     """That share the batch. Memory is that of the one that holds most."""
     strategy: str | None = None
     """By which they share it."""
+    threads: int | None = None
+    """Of each process, where not all CPUs are its own."""
     efficiency_frac: float | None = None
     """Tokens per second over those of as many processes alone, each with as large a batch."""
     sent_bytes: dict[str, int] = field(default_factory=dict)

@@ -92,6 +92,10 @@ class RunSummary(Record):
     tokens_seen: int
     nan_count: int
     parameters: int
+    processes: int
+    """Of its last part, where it was resumed."""
+    strategy: str | None
+    """``parallel.strategy``, of several processes."""
     train_s: float
     tokens_per_s: float
     data_wait_frac: float

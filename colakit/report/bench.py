@@ -110,7 +110,7 @@ def sharing_table(report: BenchReport) -> Table:
     """What several processes come to, beside one that has as large a batch as each of them."""
     table = new_table("several processes")
     add_name_column(table, "")
-    columns = ("batch", "it/s each", "in all", "tokens/s", "efficiency, %", "MB sent each", "x AdamW's")
+    columns = ("batch", "it/s each", "it/s, sum", "tokens/s", "efficiency, %", "MB sent each, a step", "x AdamW's MB")
     for column in (*columns, "communicating, %", "optimizer MiB each"):
         add_number_column(table, column)
     for r in report.results:
@@ -180,7 +180,7 @@ def comparison_table(records: Iterable[ComparisonRecord]) -> Table:
 
 
 def bench_notes(report: BenchReport) -> list[str]:
-    """What was not measured and why, and by what shares are meant."""
+    """What was not measured and why, what shares are of, and the machine."""
     everyone: list[BenchRecord | PeerBenchRecord] = [*report.results, *report.peers]
     by_reason: dict[str, list[str]] = {}
     for r in everyone:
@@ -201,12 +201,20 @@ def bench_notes(report: BenchReport) -> list[str]:
             "On this CPU colakit has float32 products made by oneDNN, which is faster; hf-llama's are MKL's, as in a "
             "script that asks for nothing else: the ratios over it hold that too."
         )
-    if any(r.processes > 1 for r in report.results):
+    if shared := [r for r in report.results if r.processes > 1]:
         notes.append(
             "Efficiency is over as many processes alone, each with the batch that is its share and as many threads. "
             "MB are counted as rings send them; communicating is also waiting for others."
         )
+        if report.peak.device == "cpu":
+            notes.append(
+                f"Each process has {shared[0].threads} of the {report.machine.usable_cpus} CPUs, alone too. Whether "
+                "sharing them is worth it at all, `colakit bench` without --nproc tells by its tokens/s."
+            )
     if any(r.step_ms for r in report.results):
+        m = report.machine
+        on = m.gpu if report.peak.device == "cuda" else f"{m.cpu}, {m.usable_cpus} CPUs"
+        notes.append(f"Measured on {on}; torch {m.packages['torch']}, Python {m.python}.")
         notes.append(
             f"MFU is of {report.peak.matmul_flops_per_s / 1e12:.3g} TFLOP/s, what a square product reaches here in "
             f"{report.peak.dtype}. The paper's figures are of an RTX 4090: compare ratios."

@@ -15,6 +15,7 @@ def summary_table(summary: RunSummary) -> Table:
         "preset": summary.preset,
         "folder": summary.run_dir,
         "parameters": f"{summary.parameters:,} ({human_count(summary.parameters)})",
+        **({} if summary.processes == 1 else {"processes": f"{summary.processes}, {summary.strategy}"}),
         "steps": f"{summary.steps:,}" + (f", {summary.nan_count} skipped" if summary.nan_count else ""),
         "first loss": f"{summary.first_loss:.4f} nats/token",
         "last loss": f"{summary.last_loss:.4f} nats/token",

@@ -8,7 +8,7 @@ from colakit.checkpoint.folders import MANIFEST, Checkpoints, step_of
 from colakit.errors import ColakitError, RunError
 from colakit.records.run import RunListing
 from colakit.train.metrics import last_step
-from colakit.train.runs import RunFolder, resume_command
+from colakit.train.runs import RunFolder, processes_of, resume_command
 
 State = Literal["running", "finished", "interrupted"]
 
@@ -49,5 +49,5 @@ def _listed(run: RunFolder) -> Iterator[RunListing]:
         max_steps=config.train.max_steps,
         last_loss=loss,
         state=state,
-        resume=resume_command(run.root) if state == "interrupted" and steps else None,
+        resume=resume_command(run.root, processes_of(newest)) if state == "interrupted" and steps else None,
     )

@@ -15,7 +15,7 @@ from colakit.config.schema import RunConfig
 from colakit.errors import CheckpointError, ConfigError, Problem, RunError
 from colakit.train.metrics import last_records, trim
 from colakit.train.moved import MAY_MOVE, may_move
-from colakit.train.runs import CONFIG_FILE, STATE_FILE, TOTALS_FILE, RunFolder, resume_command, write_json
+from colakit.train.runs import CONFIG_FILE, STATE_FILE, TOTALS_FILE, RunFolder, processes_of, resume_command, write_json
 from colakit.train.state import read_json
 from colakit.train.totals import Totals
 
@@ -191,9 +191,8 @@ def check_whole(checkpoint: Path) -> None:
         verify(checkpoint)
     except CheckpointError as error:
         whole = Checkpoints(checkpoint.parent).newest_whole(before=step_of(checkpoint) or 0)
-        advice = (
-            f"The newest whole checkpoint before it is {whole}; to go on from there: `{resume_command(whole)}`."
-            if whole is not None
-            else "There is no whole checkpoint before it."
-        )
+        advice = "There is no whole checkpoint before it."
+        if whole is not None:
+            command = resume_command(whole, processes_of(whole))
+            advice = f"The newest whole checkpoint before it is {whole}; to go on from there: `{command}`."
         raise CheckpointError(f"{error} {advice}") from error

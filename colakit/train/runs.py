@@ -142,6 +142,14 @@ def resume_command(path: Path, nproc: int = 1) -> str:
     return f"colakit train --resume {shlex.quote(str(path))}{shared}"
 
 
+def processes_of(checkpoint: Path | None) -> int:
+    """How many processes wrote it; 1 where it does not tell, or there is none."""
+    if checkpoint is not None:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return int(json.loads((checkpoint / STATE_FILE).read_text("utf-8"))["machine"]["processes"])
+    return 1
+
+
 def plan_run_folder(out: Path | None, preset: str) -> Path:
     """The folder a run will use: `out`, or ``runs/<preset>-<time>``. Raises RunError where it could not be made."""
     root = out if out is not None else _unused(Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -161,8 +169,9 @@ def _nearest_existing(path: Path) -> Path:
 
 def _check_empty(root: Path) -> None:
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        is_run = Checkpoints(RunFolder(root).checkpoints).newest() is not None
-        resume = f" To go on with that run: `{resume_command(root)}`." if is_run else ""
+        newest = Checkpoints(RunFolder(root).checkpoints).newest()
+        command = resume_command(root, processes_of(newest))
+        resume = f" To go on with that run: `{command}`." if newest is not None else ""
         raise RunError(
             f"{root}: exists and is not an empty folder. Give another --out; nothing was overwritten.{resume}"
         )

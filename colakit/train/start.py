@@ -58,7 +58,10 @@ def new_folder(
     made = world.together(create)
     root = Path(world.agree(str(made[0].root.absolute()) if made is not None else ""))
     world.together(lambda: check_seen(RunFolder(root).config))
-    return made if made is not None else (RunFolder(root), SinkSet([]))
+    if made is not None:
+        return made
+    here = Path.cwd()
+    return RunFolder(root.relative_to(here) if root.is_relative_to(here) else root), SinkSet([])
 
 
 def check_seen(path: Path) -> None:

@@ -47,6 +47,8 @@ def summarise(
         tokens_seen=totals.tokens,
         nan_count=totals.skipped,
         parameters=sum(p.numel() for p in step.model.parameters()),
+        processes=step.world.size,
+        strategy=config.parallel.strategy if step.world.size > 1 else None,
         train_s=train_s,
         tokens_per_s=totals.tokens / (totals.step_ms / 1000.0),
         data_wait_frac=totals.data_ms / totals.step_ms,

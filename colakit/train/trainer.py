@@ -176,7 +176,15 @@ class Trainer:
 
     def _where(self) -> str:
         """How far the run is, for who cannot go on."""
-        return f"This was in step {self.totals.steps + 1}. {how_to_go_on(self.folder, self.world.size)}"
+        return f"This was in step {self.totals.steps + 1}. {self._how_to_go_on()}"
+
+    def _how_to_go_on(self) -> str:
+        """From the newest checkpoint, which may be on its way to the disk."""
+        try:
+            self._saver.wait()
+        except (OSError, MemoryError, RuntimeError) as error:
+            log.warning("Step %d is not saved: %s.", self.totals.steps, error)
+        return how_to_go_on(self.folder, self.world.size)
 
     def _close_sinks(self) -> None:
         try:
@@ -221,12 +229,12 @@ class Trainer:
                 raise
             step = self.totals.steps + 1
             told = describe_fault(error, self.folder, self.config, step, self._held, self.world.size)
-            raise RunError(f"{told} {self._rescue()}") from error
+            raise self.world.told(RunError(f"{told} {self._rescue()}")) from error
 
     def _rescue(self) -> str:
         """Save what there is, and say where it is. A process that others depend on cannot save without them."""
         if self.world.size > 1:
-            return how_to_go_on(self.folder, self.world.size)
+            return self._how_to_go_on()
         if not self.totals.steps:
             self._saver.close()
             self.folder.discard()
@@ -239,10 +247,9 @@ class Trainer:
                     rng.put_back(states)
                     self.step.guard.load_state_dict(guard)
                 self._save()
-            self._saver.wait()
         except (OSError, MemoryError, RuntimeError, RunError) as error:
             log.warning("Step %d is not saved: %s.", self.totals.steps, error)
-        return how_to_go_on(self.folder, self.world.size)
+        return self._how_to_go_on()
 
     def _loop(self, stop: StopFlag) -> bool:
         """Train; True where a signal ended it early."""

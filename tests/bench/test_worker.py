@@ -26,6 +26,17 @@ def test_a_contestant_warms_up_takes_turns_and_tells() -> None:
     assert process.exitcode == 0, "it ended by itself"
 
 
+def test_one_whose_asker_is_killed_ends_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    with started(contestant("cola", "train.batch_size=2"), CPU, gives_back=False) as worker:
+        worker.warm_up(60.0)
+        ours, process = worker._members[0]
+        ours.send(3)
+        ours.close()
+        process.join(60.0)
+        assert process.exitcode == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_one_that_is_killed_is_lost() -> None:
     with started(contestant("cola"), CPU, gives_back=False) as worker:
         worker.warm_up(60.0)

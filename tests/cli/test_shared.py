@@ -32,7 +32,7 @@ def test_what_only_one_process_does_is_not_done_by_several(colakit: Run, monkeyp
     monkeypatch.setattr("os._exit", sys.exit)
     outcome = colakit("presets")
     assert outcome.code == 2
-    assert "A launcher has started 2 processes, which `train` alone shares" in outcome.err
+    assert "A launcher has started 2 processes, and `colakit train` is the only command" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,8 @@ def test_a_micro_batch_is_an_upper_limit_of_equal_parts(micro: int | None, world
         (["train", "--nproc", "2", "--verify-resume"], "Leave --nproc out"),
         (["train", "--set", "parallel.strategy=zero1"], "there is one process, so this would have no effect"),
         (["bench", "--set", "parallel.strategy=zero1"], "there is one process, so this would have no effect"),
+        (["params", "--set", "parallel.strategy=zero1"], "`colakit bench --nproc N` measures what several have"),
+        (["flops", "-p", "cola", "--set", "parallel.strategy=zero1"], "there is one process"),
         (["bench", "--nproc", "2", "--peer", "hf-llama"], "has no part in --nproc"),
         (["bench", "--nproc", "2", "--max-batch"], "has no part in --max-batch"),
         (["bench", "--nproc", "2", "--optimizer-only"], "has no part in --optimizer-only"),

@@ -1,6 +1,7 @@
 """``colakit train`` in several processes: what a run leaves, what ends one of them ends it, and how it goes on."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -142,6 +143,7 @@ def test_a_shared_run_leaves_what_one_process_leaves(undisturbed: Undisturbed, s
             assert found[name] == pytest.approx(expected[name], rel=1e-4), name
     summary = json.loads((root / "summary.json").read_text())
     assert (summary["steps"], summary["interrupted"], summary["nan_count"]) == (STEPS, False, 0)
+    assert (summary["processes"], summary["strategy"]) == (2, strategy)
     (listing,) = list_runs(root)
     assert (listing.state, listing.steps) == ("finished", STEPS)
 
@@ -220,6 +222,8 @@ def test_a_signal_to_the_launcher_ends_the_run_behind_its_step(there: Path) -> N
     assert newest(there / "run").name == f"step-{summary['steps']:08}"
     assert (there / "run" / "model.safetensors").is_file()
     assert out.count("`colakit train --resume run --nproc 2` goes on.") == 1
+    (listing,) = list_runs(there / "run")
+    assert listing.resume == f"colakit train --resume {there / 'run'} --nproc 2"
 
 
 @pytest.mark.parametrize("only", [0, 1])
@@ -235,8 +239,24 @@ def test_a_signal_to_one_of_them_ends_all_behind_the_same_step(there: Path, only
     assert newest(there / "run").name == f"step-{summary['steps']:08}"
 
 
-def test_a_mistake_is_said_once_and_leaves_no_folder(there: Path) -> None:
+@pytest.mark.slow
+def test_a_launcher_that_is_killed_takes_the_others_with_it(there: Path) -> None:
+    """Which say so, once, where they next speak to it."""
+    launcher = launch(there, *training("zero1", "run", "train.max_steps=5000"))
+    until(lambda: list((there / "run" / "checkpoints").glob("step-*")), "a checkpoint")
+    launcher.kill()
+    _, err = launcher.communicate(timeout=60)
+    assert err.count("Error: ") == err.count("The launcher has ended, and its processes cannot go on without.") == 1
+    assert "`colakit train --resume run --nproc 2` goes on after step" in err
+    assert "frame #" not in err
+    assert "Traceback" not in err
+
+
+def test_a_mistake_is_said_once_and_leaves_no_folder(
+    there: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """That the processes find, not the launcher."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
     (there / "poems.jsonl").unlink()
     launcher = launch(there, *training("ddp", "run"))
     out, err = launcher.communicate(timeout=60)
@@ -244,7 +264,7 @@ def test_a_mistake_is_said_once_and_leaves_no_folder(there: Path) -> None:
     assert err.count("poems.jsonl") == 1
     assert "Traceback" not in err
     assert out == ""
-    assert list(there.iterdir()) == []
+    assert list(there.iterdir()) == list(Path(os.environ["TMPDIR"]).iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -258,7 +278,7 @@ def test_a_mistake_is_said_once_and_leaves_no_folder(there: Path) -> None:
         (["train", "--smoke", "--set", "train.batch_size=9"], "divisible by the number of processes (2)"),
         (["train", "--smoke", "--nproc", "4"], "a launcher has started 2 processes"),
         (["train", "--smoke", "--verify-resume"], "--verify-resume proves it of one process"),
-        (["train", "--smoke", "--out", "run"], "exists and is not an empty folder"),
+        (["train", "--smoke", "--out", "run"], "To go on with that run: `colakit train --resume run --nproc 2`."),
     ],
 )
 def test_a_mistake_under_torchrun_is_said_by_the_main_process(

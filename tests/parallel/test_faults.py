@@ -2,8 +2,9 @@
 
 import errno
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -19,12 +20,13 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from colakit.build import build_model
 from colakit.checkpoint.folders import Checkpoints
 from colakit.config.schema import RunConfig
+from colakit.data.loader import Batch
 from colakit.errors import RunError
 from colakit.parallel.world import World, group_of
 from colakit.records.run import OptimizerPart
 from colakit.train.shared_saver import SharedSaver
 from colakit.train.sinks import SinkSet
-from colakit.train.step import TrainStep
+from colakit.train.step import StepResult, TrainStep
 from colakit.train.summary import shared_costs
 from colakit.train.trainer import Trainer
 from tests.parallel.pool import SIZE, Pool
@@ -191,6 +193,50 @@ def test_what_is_wrong_in_the_code_is_not_laid_to_a_process(pool: Pool) -> None:
     assert all("8 vs 4" in told for told in pool.run(SIZE, disagree))
 
 
+def lose_everything(_: World, launcher: str) -> str:
+    """The others, and the store by which it could be found out who is left."""
+    world = group_of_all(timeout_s=60.0)
+    lost = mock.Mock(set=mock.Mock(side_effect=dist.DistNetworkError("Broken pipe")))
+    named = {"TORCHELASTIC_USE_AGENT_STORE": launcher}
+    with mock.patch.object(world, "_store", lost), mock.patch.dict(os.environ, named):
+
+        def work() -> None:
+            with world.watched(lambda: "Step 7."):
+                raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+
+        return outcome(work)
+
+
+def test_where_the_launcher_is_lost_the_main_process_says_so_and_without_one_whoever_is_left(pool: Pool) -> None:
+    told, *others = pool.run(SIZE, lose_everything, "True")
+    assert told == "RunError: The launcher has ended, and its processes cannot go on without. Step 7."
+    assert others == [SILENT] * 3
+    assert pool.run(SIZE, lose_everything, "")[1] == "RunError: process 0 has ended, and no other can go on. Step 7."
+
+
+def lack_memory(world: World, folder: Path) -> str:
+    """In the third step."""
+    honest = TrainStep.__call__
+
+    def step(self: TrainStep, number: int, batches: Sequence[Batch]) -> StepResult:
+        if number == 2:
+            raise MemoryError
+        return honest(self, number, batches)
+
+    config = corpus_of(folder, 0)
+    with mock.patch.object(TrainStep, "__call__", step):
+        trainer = Trainer(config, out=folder / "run", sinks=lambda _: SinkSet([]), world=world)
+        return outcome(trainer.fit)
+
+
+def test_memory_that_all_lack_is_told_once(pool: Pool, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "poems-0.jsonl")
+    told, other = pool.run(2, lack_memory, tmp_path)
+    assert told.startswith("RunError: Out of memory at step 3, in a micro-batch of ")
+    assert told.endswith(f"`colakit train --resume {tmp_path}/run --nproc 2` goes on after step 2.")
+    assert other == SILENT
+
+
 def lose_the_store(world: World) -> str:
     lost = mock.Mock(check=mock.Mock(side_effect=dist.DistNetworkError("Connection was reset")))
     with mock.patch.object(world, "_store", lost) if world.rank == 1 else nullcontext():
@@ -215,7 +261,7 @@ def tell(world: World, failing: tuple[int, ...]) -> str:
 def test_what_several_meet_at_once_the_first_of_them_tells(pool: Pool) -> None:
     fine = "returned None"
     assert pool.run(SIZE, tell, (0, 1, 2, 3)) == ["RunError: no compiler", *[SILENT] * 3]
-    assert pool.run(SIZE, tell, (1, 3)) == [fine, "RunError: Process 1: no compiler", fine, SILENT]
+    assert pool.run(SIZE, tell, (1, 3)) == [fine, "RunError: no compiler", fine, SILENT]
 
 
 def refuse(*_: object) -> None:

@@ -137,8 +137,11 @@ def test_ratios_and_notes(shown) -> None:  # type: ignore[no-untyped-def]
         "cola  original  16  2.47  1.67  0.54  0.86",
         "cola, compiled  hf-llama  16  4.32  n/a",
     ]
+    machine = REPORT.machine
     assert bench_notes(REPORT) == [
         "cola-fan, batch 128: not run, would take 1,234 s.",
+        f"Measured on {machine.cpu}, {machine.usable_cpus} CPUs; torch {machine.packages['torch']}, Python "
+        f"{machine.python}.",
         "MFU is of 0.166 TFLOP/s, what a square product reaches here in float32. The paper's figures are of an RTX "
         "4090: compare ratios.",
     ]
@@ -164,7 +167,7 @@ def test_reasons_stand_in_the_order_of_the_tables_and_unsteady_steps_are_told() 
     notes = bench_notes(dataclasses.replace(REPORT, results=results, peers=()))
     assert notes[:2] == ["cola-fan, batch 128; cola-fan, batch 64: b.", "cola-fan, batch 16: a."]
     assert notes[2].startswith("cola-fan, batch 16: steps differ by more than 50 %")
-    assert len(notes) == 4
+    assert len(notes) == 5
     busy = dataclasses.replace(MEASURED, cpu_util_frac=0.69, step_spread_frac=None)
     few = dataclasses.replace(MEASURED, repeats=2)
     for device, told in (("cpu", "cola-fan, batch 16: steps differ"), ("cuda", "Fewer than 3 turns")):
@@ -232,6 +235,7 @@ def test_the_table_of_several_has_both_rates_and_muons_bytes_over_adamws(shown) 
         optimizer="muon",
         processes=2,
         strategy="fsdp2",
+        threads=3,
         it_per_s=2.0,
         tokens_per_s=65_536.0,
         efficiency_frac=0.9,
@@ -239,11 +243,13 @@ def test_the_table_of_several_has_both_rates_and_muons_bytes_over_adamws(shown) 
         sent_bytes={"all-gather": 2_000_000, "all-to-all": 1_000_000},
         communicating_frac=0.25,
     )
+    (note,) = (n for n in bench_notes(dataclasses.replace(REPORT, results=(muon,))) if n.startswith("Each process"))
+    assert f"Each process has 3 of the {REPORT.machine.usable_cpus} CPUs, alone too." in note
     changes = {"preset": "cola-fan-muon by AdamW", "optimizer": "adamw", "efficiency_frac": None}
     adamw = dataclasses.replace(muon, **changes, sent_bytes={"all-gather": 2_000_000})
     title, header, *rows = shown(sharing_table(dataclasses.replace(REPORT, results=(MEASURED, muon, adamw))))
     assert title == "several processes"
-    assert header.startswith("batch  it/s each  in all")
+    assert header.startswith("batch  it/s each  it/s, sum")
     assert rows == [
         "cola-fan-muon, fsdp2 x 2  16  2.000  4.000  65,536  90  3.00  1.50  25  512.00",
         "cola-fan-muon by AdamW, fsdp2 x 2  16  2.000  4.000  65,536  n/a  2.00  25  512.00",

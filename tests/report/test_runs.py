@@ -22,6 +22,8 @@ SUMMARY = RunSummary(
     tokens_seen=5_678_901,
     nan_count=0,
     parameters=88_368_000,
+    processes=1,
+    strategy=None,
     train_s=321.06,
     tokens_per_s=17_654.4,
     data_wait_frac=0.001,
@@ -60,6 +62,7 @@ def test_summary_has_every_figure_with_its_unit(shown) -> None:  # type: ignore[
 
 def test_summary_says_interrupted_skipped_and_not_known(shown) -> None:  # type: ignore[no-untyped-def]
     nothing = {"bits_per_byte": None, "gzip_bits_per_byte": None, "optimizer": ()}
+    assert "processes  2, zero1" in shown(summary_table(dataclasses.replace(SUMMARY, processes=2, strategy="zero1")))
     summary = dataclasses.replace(SUMMARY, interrupted=True, nan_count=3, **nothing)
     lines = shown(summary_table(summary))
     assert lines[0] == "interrupted run"
