@@ -26,6 +26,7 @@ from colakit.cli.info import info
 from colakit.cli.paper import paper
 from colakit.cli.params import params
 from colakit.cli.runs import runs
+from colakit.cli.shared import Launched
 from colakit.cli.train import train
 from colakit.errors import ColakitError, RunError
 from colakit.parallel.environment import place
@@ -141,7 +142,7 @@ def _run(args: Sequence[str] | None) -> None:
         stderr_console().print(message, soft_wrap=True)
         sys.exit(2)
     except SystemExit as ending:
-        if ending.code == _INTERRUPTED and not _whose():
+        if ending.code == _INTERRUPTED and not (_whose() or isinstance(ending, Launched)):
             stderr_console().print("Interrupted.")
         raise
     except OSError as error:

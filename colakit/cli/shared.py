@@ -24,6 +24,10 @@ if TYPE_CHECKING:  # they come with torch
     from colakit.train.resume import Resumption
 
 
+class Launched(SystemExit):
+    """Ends the process that has started others as they have ended, which have said why."""
+
+
 def check_nproc(nproc: int, place: Place) -> None:
     """Raise ConfigError where ``--nproc`` says another number than the launcher that started this process."""
     if nproc not in (1, place.local_world_size):
@@ -53,7 +57,7 @@ def launch_job(context: typer.Context, nproc: int, config: RunConfig | None) -> 
         check_gpus(nproc, config.train.device)
     if nproc > (cpus := usable_cpus()):
         log.warning("%d processes share %d CPUs, and wait for each other: fewer are faster.", nproc, cpus)
-    raise typer.Exit(launch(nproc, context.find_root().obj, threads=max(1, cpus // nproc)))
+    raise Launched(launch(nproc, context.find_root().obj, threads=max(1, cpus // nproc)))
 
 
 @contextmanager

@@ -128,7 +128,9 @@ def _train(
     if config.train.sample_tokens:
         console.print(sample_text(summary), soft_wrap=True)
     if summary.interrupted:
-        console.print(f"`{resume_command(Path(summary.run_dir), here.world_size)}` goes on.", soft_wrap=True)
+        console.print(
+            f"`{resume_command(Path(summary.run_dir), here.world_size, here.machines)}` goes on.", soft_wrap=True
+        )
 
 
 def _verify_resume(config: RunConfig, *, json: bool) -> None:

@@ -62,7 +62,7 @@ class CombinedOptimizer:
                 update_scaling=config.update_scaling,
             )
         # On a CPU the fused kernel rounds what is left behind the last whole vector of 16 numbers otherwise. Vectors,
-        # as biases are, may be cut anywhere among processes; rows of matrices hold whole ones.
+        # as biases are, may be cut anywhere among processes; rows of every preset's matrices hold whole ones.
         plain_fused = self._all[0].tensor.device.type != "cpu"
         groups = [
             {

@@ -20,6 +20,11 @@ class Place:
     local_world_size: int = 1
 
     @property
+    def machines(self) -> int:
+        """That the job runs on, as many processes on each."""
+        return self.world_size // self.local_world_size
+
+    @property
     def is_main(self) -> bool:
         """Whether it is the one that speaks for all."""
         return self.global_rank == 0

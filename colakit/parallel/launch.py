@@ -57,7 +57,8 @@ def launch(n: int, arguments: Sequence[str], *, threads: int) -> int:
             signals_to_handle="SIGQUIT",
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "colakit", *arguments)
+            # -P: as the command itself, without a look for modules in the folder it is called from.
+            elastic_launch(config, sys.executable)("-P", "-m", "colakit", *arguments)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             return _told(rank, failure)

@@ -6,13 +6,15 @@ Small things (counts, flags, what went wrong) go over the CPU, so that a GPU is 
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -26,7 +28,8 @@ T = TypeVar("T")
 
 _LOOK_S = 0.05
 _ROLL_CALL_S = 2.0
-"""How long after one has lost the others those that have too are waited for: they find out at nearly one time."""
+"""How long after one has lost the others those that have too are waited for. By a timeout all find out at nearly one
+time; where one has ended, gloo tells only those that are next to it."""
 
 
 class Told(SystemExit):
@@ -34,6 +37,28 @@ class Told(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(2)
+
+
+class _Seat(NamedTuple):
+    """Where a process runs, as all others know it."""
+
+    machine: str
+    number: int
+    started: float
+
+    @classmethod
+    def own(cls) -> "_Seat":
+        process = psutil.Process()
+        return cls(socket.gethostname(), process.pid, process.create_time())
+
+    def is_seen_running(self) -> bool:
+        """Whether it runs on this machine. Of another one's nothing is seen."""
+        try:
+            process = psutil.Process(self.number)
+            is_it = process.create_time() == self.started and self.machine == socket.gethostname()
+            return is_it and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
 
 
 class World:
@@ -108,6 +133,7 @@ class Group(World):
         self._turns = 0
         # A name that all of them know the group by, and no other group has.
         self._store = PrefixStore(f"colakit/{control.group_name}", _get_default_store())
+        self._seats = self.gather(_Seat.own())
 
     def totals(self, *counts: int) -> tuple[int, ...]:
         tensor = torch.tensor(counts, dtype=torch.int64)
@@ -194,20 +220,30 @@ class Group(World):
     def watched(self, where: Callable[[], str]) -> Iterator[None]:
         try:
             yield
+        except ColakitError:
+            with suppress(dist.DistError):
+                self._may_speak()  # of what is told here nobody else has to
+            raise
         except RuntimeError as error:
             if not is_lost(error):
                 raise
             timed_out = any(word in str(error) for word in ("imed out", "imeout"))
             try:
                 waiting = self._roll_call()
+                all_here = len(waiting) == self.size
+                speaks = not all_here and self.rank == waiting[0] and self._may_speak()
             except dist.DistError:
                 raise self._without_store(where) from error
-            if len(waiting) == self.size:  # all are here, and do not fit together
+            if all_here:  # and they do not fit together
                 raise
-            if self.rank != waiting[0]:
+            if not speaks:
                 raise Told from error
             missing = [rank for rank in range(self.size) if rank not in waiting]
             raise RunError(self._describe(waiting, missing, timed_out=timed_out, where=where())) from error
+
+    def _may_speak(self) -> bool:
+        """Whether no other process has told yet why the job ends; the first one that asks does."""
+        return self._store.add("told why", 1) == 1
 
     def _roll_call(self) -> list[int]:
         """The processes that have lost the others, this one among them."""
@@ -215,7 +251,7 @@ class Group(World):
             # The launcher asks all to end when one has; this one is about to, and has something to say first.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._store.set(f"waiting/{self.rank}", "")
-        time.sleep(_ROLL_CALL_S)
+        self._look_for(lambda: self._store.check(["told why"]))
         return [rank for rank in range(self.size) if self._store.check([f"waiting/{rank}"])]
 
     def _without_store(self, where: Callable[[], str]) -> BaseException:
@@ -223,16 +259,17 @@ class Group(World):
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             return RunError(f"process 0 has ended, and no other can go on. {where()}")
         gone = f"The launcher has ended, and its processes cannot go on without. {where()}"
-        return RunError(gone) if self.is_main else Told()
+        return RunError(gone) if os.environ.get("LOCAL_RANK") == "0" else Told()  # one on each machine
 
     def _describe(self, waiting: Sequence[int], missing: Sequence[int], *, timed_out: bool, where: str) -> str:
-        who = _names(missing)
         if timed_out:
             return (
-                f"{who} did not answer within {self._timeout_s:g} s (parallel.timeout_s); {_names(waiting)} waited. "
-                f"{where}"
+                f"{_names(missing)} did not answer within {self._timeout_s:g} s (parallel.timeout_s); "
+                f"{_names(waiting)} waited. {where}"
             )
-        return f"{who} ended, and no other can go on. {where}"
+        ended = [rank for rank in missing if not self._seats[rank].is_seen_running()]
+        who = f"{_names(ended)} ended" if ended else "the connection to the others was lost"
+        return f"{who}, and no other can go on. {where}"
 
 
 def check_built(strategy: str, device: str) -> None:

@@ -22,11 +22,12 @@ def first_bad_weight(step: TrainStep) -> str | None:
     return list(parameters)[min(found)] if found else None
 
 
-def first_bad_layer(step: TrainStep, micro_batches: Sequence[Batch]) -> str:
+def first_bad_layer(step: TrainStep, micro_batches: Sequence[Batch]) -> str | None:
     """The first place, in the order of computation, of a number that is not finite, in words; the first process's.
 
-    Runs forward and backward pass, and leaves no gradient behind. What the passes draw is drawn from torch's generator:
-    to see the same dropout, put it back to where it was before the step. Compiled blocks drew theirs otherwise.
+    None where all is finite this time. Runs forward and backward pass, and leaves no gradient behind. What the passes
+    draw is drawn from torch's generator: to see the same dropout, put it back to where it was before the step. Compiled
+    blocks drew theirs otherwise.
     """
     found = _first_told(
         step, next((f"the weight {n}" for n, p in step.model.named_parameters() if not _is_finite(p)), None)
@@ -34,7 +35,7 @@ def first_bad_layer(step: TrainStep, micro_batches: Sequence[Batch]) -> str:
     # Where something passes through the model comes before what it does to gradients: FSDP2 makes them everybody's.
     found = found or _first_told(step, _on_the_way(step, micro_batches)) or _first_told(step, _bad_gradient(step))
     step.optimizer.zero_grad()
-    return found or "nowhere when the batch was run once more"
+    return found
 
 
 def _first_told(step: TrainStep, found: str | None) -> str | None:

@@ -24,9 +24,9 @@ def describe_fault(
     return f"Out of memory at step {step}, {advice}"
 
 
-def how_to_go_on(folder: RunFolder, nproc: int = 1) -> str:
+def how_to_go_on(folder: RunFolder, nproc: int = 1, machines: int = 1) -> str:
     """The command that goes on from the newest checkpoint, in as many processes."""
     newest = Checkpoints(folder.checkpoints).newest()
     if newest is None:
         return f"There is no checkpoint to go on from: remove {folder.root}, and start again."
-    return f"`{resume_command(folder.root, nproc)}` goes on after step {step_of(newest)}."
+    return f"`{resume_command(folder.root, nproc, machines)}` goes on after step {step_of(newest)}."

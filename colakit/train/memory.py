@@ -70,14 +70,16 @@ def out_of_memory_advice(config: RunConfig, held: int, nproc: int = 1) -> str:
     ledger = memory_ledger(with_micro_batch(config, micro))
     state = ledger.muon_state + ledger.adamw_state
     fixed = ledger.weights + ledger.gradients + state
+    divided = {"ddp": 0, "zero1": state, "fsdp2": fixed}[config.parallel.strategy]
+    elsewhere = divided - divided // nproc
     takes = (
-        f"in a micro-batch of {micro} sequences. By the ledger it takes {gib(ledger.total):.2f} GiB, "
-        f"{gib(fixed):.2f} GiB of them for weights, gradients and optimizer"
+        f"in a micro-batch of {micro} sequences. By the ledger it takes {gib(ledger.total - elsewhere):.2f} GiB, "
+        f"{gib(fixed - elsewhere):.2f} GiB of them for weights, gradients and optimizer"
     )
-    divided = {"ddp": 0, "zero1": state, "fsdp2": fixed}[config.parallel.strategy] if nproc > 1 else 0
-    takes += f", {gib(divided):.2f} GiB of which {nproc} processes share out." if divided else "."
+    gathered = ", and what is gathered of others besides" if config.parallel.strategy == "fsdp2" else ""
+    takes += f": the share of one of {nproc} processes{gathered}." if elsewhere else "."
     if (budget := config.train.memory_gib) is not None:
-        least = held + memory_ledger(with_micro_batch(config, 1)).total - ledger.weights
+        least = held + memory_ledger(with_micro_batch(config, 1)).total - elsewhere - ledger.weights
         takes += f" train.memory_gib allows the whole process {budget:g} GiB; {gib(held):.2f} were held before a step."
         if gib(least) > budget:
             return (
@@ -86,7 +88,7 @@ def out_of_memory_advice(config: RunConfig, held: int, nproc: int = 1) -> str:
     if micro == 1:
         return f"{takes} Try a smaller model, or shorter sequences."
     smaller = max(n for n in range(1, micro) if own % n == 0)
-    total = memory_ledger(with_micro_batch(config, smaller)).total
+    total = memory_ledger(with_micro_batch(config, smaller)).total - elsewhere
     return f"{takes} Try --set train.micro_batch_size={smaller}: {gib(total):.2f} GiB at the same batch size."
 
 

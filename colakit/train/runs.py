@@ -136,10 +136,12 @@ class RunFolder:
         return [path.parent for folder in (self.root, Path("runs")) for path in folder.glob(f"*/{self.summary.name}")]
 
 
-def resume_command(path: Path, nproc: int = 1) -> str:
-    """What is typed to go on with a run or a checkpoint in so many processes."""
-    shared = f" --nproc {nproc}" if nproc > 1 else ""
-    return f"colakit train --resume {shlex.quote(str(path))}{shared}"
+def resume_command(path: Path, nproc: int = 1, machines: int = 1) -> str:
+    """What is typed to go on with a run or a checkpoint in so many processes; on each of several machines."""
+    command = f"colakit train --resume {shlex.quote(str(path))}"
+    if machines > 1:
+        return f"torchrun … -m {command}"
+    return f"{command} --nproc {nproc}" if nproc > 1 else command
 
 
 def processes_of(checkpoint: Path | None) -> int:

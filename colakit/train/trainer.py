@@ -88,6 +88,7 @@ class Trainer:
         """
         self.config = config
         self.world = world
+        self._place = place
         with world.watched(lambda: "No step was made."), ExitStack() as on_failure:
             if resume is not None:
                 on_failure.callback(resume.folder.lock.release)
@@ -127,7 +128,7 @@ class Trainer:
         if world.size > 1:
             from colakit.train.shared_saver import SharedSaver  # which loads torch.distributed.checkpoint
 
-            make = partial(SharedSaver, world=world, advice=lambda: how_to_go_on(self.folder, world.size))
+            make = partial(SharedSaver, world=world, advice=self._how_to_go_on)
         self._saver = make(
             Checkpoints(self.folder.checkpoints), keep_last=config.train.keep_last, keep_every=config.train.keep_every
         )
@@ -137,7 +138,8 @@ class Trainer:
         self._started = self._saved_at = time.perf_counter()
         try:
             # The signals stay caught to the end: one that comes late must not cost what was trained.
-            with stop_on_signal() as stop, self.world.watched(self._where), self._saved_on_failure():
+            shared = self.world.size > 1
+            with stop_on_signal(is_shared=shared) as stop, self.world.watched(self._where), self._saved_on_failure():
                 if self.world.is_main:
                     self.data.tokenizer.save(self.folder.tokenizer)
                 with deterministic(self.config.train.deterministic), memory_budget(self.config.train.memory_gib):
@@ -166,7 +168,7 @@ class Trainer:
                 write_json(self.folder.summary, summary.to_dict())
         except KeyboardInterrupt:
             self._saver.close()
-            log.warning("Stopped at once. %s", how_to_go_on(self.folder, self.world.size))
+            log.warning("Stopped at once. %s", self._how_to_go_on())
             raise
         finally:
             self._saver.close()
@@ -184,7 +186,7 @@ class Trainer:
             self._saver.wait()
         except (OSError, MemoryError, RuntimeError) as error:
             log.warning("Step %d is not saved: %s.", self.totals.steps, error)
-        return how_to_go_on(self.folder, self.world.size)
+        return how_to_go_on(self.folder, self.world.size, self._place.machines)
 
     def _close_sinks(self) -> None:
         try:
@@ -278,6 +280,8 @@ class Trainer:
                     self._stop_where_hopeless(reason)
                 last = step + 1 == train.max_steps
                 is_stopped, is_time = self.world.totals(stop.is_set, self.world.is_main and self._is_time_to_save())
+                if is_stopped:
+                    stop.agreed()
                 if is_stopped or last:
                     break
                 # Where an update was left out, what the weights have come to may be what is wrong.
@@ -287,6 +291,7 @@ class Trainer:
                     if is_due:
                         self._evaluate()
                     if self.world.any(stop.is_set):
+                        stop.agreed()
                         break
         return self.totals.steps < train.max_steps
 
@@ -302,8 +307,7 @@ class Trainer:
             self._saver.wait()
             message = (
                 f"Step {self.totals.steps}: the weight {name} is not finite, which no update mends. "
-                f"{how_to_go_on(self.folder, self.world.size)} Where it happens again, start anew with a lower "
-                "optim.lr."
+                f"{self._how_to_go_on()} Where it happens again, start anew with a lower optim.lr."
             )
             raise self.world.told(RunError(message))
 
@@ -391,7 +395,8 @@ class Trainer:
         if result.skipped != "not finite":
             return result.skipped
         with rng.at(before):
-            return f"not finite, first in {first_bad_layer(self.step, batches)}"
+            place = first_bad_layer(self.step, batches)
+        return f"not finite, {f'first in {place}' if place else 'but finite when the batch was run once more'}"
 
     def _stop_where_hopeless(self, reason: str) -> None:
         """Raise RunError where a weight is not finite, or updates have been left out too often in a row."""
@@ -405,7 +410,7 @@ class Trainer:
                 advice = "Where it fails again, start anew with a lower optim.lr."
             message = (
                 f"Step {self.totals.steps}: {n_skipped} updates in a row were left out, the last one: {reason}. "
-                f"{how_to_go_on(self.folder, self.world.size)} {advice}"
+                f"{self._how_to_go_on()} {advice}"
             )
             raise self.world.told(RunError(message))
 

@@ -54,7 +54,7 @@ def test_bytes_are_the_mean_of_all_and_memory_the_most_of_one() -> None:
 
 
 def measured(seconds: float, nproc: int = 1, batch: int = 4, preset: str = "original", **changes: Any) -> BenchRecord:
-    of = contestant(preset, f"train.batch_size={batch}", nproc=nproc)
+    of = contestant(preset, f"train.batch_size={batch}", nproc=nproc, threads=3)
     return bench_record(Measured(of, figures(seconds, **changes), repeats=3), CPU, 1e9)
 
 
@@ -62,7 +62,7 @@ def test_efficiency_is_over_as_many_alone_with_as_large_a_batch() -> None:
     alone, pair, other = measured(1.0), measured(1.25, 2, 8), measured(1.0, 2, 16)
     records = with_efficiency([alone, pair, other])
     assert [r.efficiency_frac for r in records] == [None, pytest.approx(0.8), None]
-    assert (pair.processes, pair.strategy, alone.strategy) == (2, "ddp", None)
+    assert (pair.processes, pair.strategy, alone.strategy, pair.threads) == (2, "ddp", None, 3)
     assert pair.mfu_frac is None, "the peak is one process's"
 
 

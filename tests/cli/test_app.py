@@ -227,3 +227,23 @@ def test_an_interruption_is_told(colakit: Run, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(bench_command, "resolve", interrupt)
     outcome = colakit("bench", "-p", "cola")
     assert (outcome.code, outcome.out, outcome.err) == (130, "", "Interrupted.\n")
+
+
+def test_of_several_processes_the_main_one_alone_tells_of_an_interruption(
+    colakit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those beside it, nor the one that has started them."""
+    monkeypatch.setattr("colakit.parallel.launch.launch", lambda *_, **__: 130)
+    outcome = colakit("train", "--smoke", "--nproc", "2")
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("colakit.cli.train.resolve", interrupt)
+    monkeypatch.setattr("os._exit", sys.exit)
+    for rank, told in (("0", "Interrupted.\n"), ("1", "")):
+        for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        outcome = colakit("train", "--smoke")
+        assert (outcome.code, outcome.out, outcome.err) == (130, "", told)

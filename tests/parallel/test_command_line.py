@@ -17,7 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from colakit.checkpoint.folders import Checkpoints
+from colakit.errors import CheckpointError
 from colakit.train.listing import list_runs
+from colakit.train.resume import check_whole
 from tests.parallel.jobs import Job, until
 from tests.parallel.runs import STRATEGIES, slow
 from tests.train.tiny_runs import SETS, records, write_corpus
@@ -194,6 +196,18 @@ def kill_and_resume(there: Path, expected: Path, strategy: str, moments: random.
     assert not list((run / "checkpoints").glob(".*"))
 
 
+@pytest.mark.parametrize("killed", [0, 2])
+def test_of_several_only_who_has_ended_is_said_to_have_and_once(there: Path, killed: int) -> None:
+    """Gloo tells only those that are next to it: the others find out when these end."""
+    with Job(4, *training("ddp", "run", "train.max_steps=5000", "train.micro_batch_size=3"), cwd=there) as job:
+        until(lambda: list((there / "run" / "checkpoints").glob("step-*")), "a checkpoint")
+        job.send(killed, signal.SIGKILL)
+        assert job.wait() == [-signal.SIGKILL if rank == killed else 2 for rank in range(4)]
+        said = "".join(job.err(rank) for rank in range(4))
+    assert said.count("Error: ") == said.count(f"process {killed} ended, and no other can go on.") == 1
+    assert "Traceback" not in said
+
+
 def test_a_process_that_is_killed_ends_the_job_by_name_and_it_goes_on(there: Path, undisturbed: Undisturbed) -> None:
     """Of the launcher's: what it says, and its exit code."""
     launcher = launch(there, *training("fsdp2", "run", "train.max_steps=8"))
@@ -293,6 +307,16 @@ def test_a_mistake_under_torchrun_is_said_by_the_main_process(
         assert "Traceback" not in job.err(0)
         assert (job.out(0), job.out(1), job.err(1)) == ("", "", "")
     assert [name for name in sorted(p.name for p in there.iterdir()) if not name.startswith("output-")] == before
+
+
+def test_advice_behind_a_damaged_checkpoint_keeps_the_number_of_processes(
+    undisturbed: Undisturbed, there: Path
+) -> None:
+    run = shutil.copytree(undisturbed.of("zero1"), there / "run")
+    (newest(run) / "model.safetensors").unlink()
+    before = run / "checkpoints" / f"step-{STEPS - 1:08}"
+    with pytest.raises(CheckpointError, match=f"`colakit train --resume {before} --nproc 2`"):
+        check_whole(newest(run))
 
 
 def test_other_data_than_before_is_said_once(undisturbed: Undisturbed, there: Path) -> None:

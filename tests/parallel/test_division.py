@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from colakit.analysis.sharding import balanced, chunk, poured
-from colakit.build import build_optimizer, build_replica, lm_config
+from colakit.build import build_model, build_optimizer, build_replica, lm_config
 from colakit.config.load import resolve
 from colakit.config.presets import preset_names
 from colakit.config.schema import RunConfig
@@ -22,9 +22,10 @@ from colakit.optim.muon import Muon
 from colakit.optim.pieces import ByOwner
 from colakit.optim.sharded_muon import ShardedMuon
 from colakit.parallel.world import World
+from colakit.parallel.wrap import OwnerReplica
 from tests.model.tiny import MUON_PRESETS
 from tests.parallel.pool import Pool
-from tests.parallel.runs import CPU
+from tests.parallel.runs import CPU, loader_of, step_of, tiny_config, weights
 
 COSTS = st.integers(0, 10**13)
 
@@ -245,3 +246,39 @@ def test_fsdp2_divides_the_state_and_the_weights(pool: Pool, preset: str, size: 
         assert 0.9 * n_bytes / size <= held <= 1.1 * n_bytes / size
     assert sum(rows for _, _, rows in found) == n_rows
     assert sum(held for _, held, _ in found) == n_bytes
+
+
+def left_by_a_backward_pass(world: World, config: RunConfig) -> tuple[set[str], set[str]]:
+    """Parameters of which there is a gradient, and those of which this process updates something."""
+    step = step_of(config, world)
+    step.accumulate(loader_of(config, world).micro_batches(0, 2), 100)
+    step.replica.finish()
+    assert isinstance(step.replica, OwnerReplica)
+    owners = {p: {each.owner for each in owned} for p, owned in step.replica._owned.items()}
+    named = list(step.model.named_parameters())
+    return {n for n, p in named if p.grad is not None}, {n for n, p in named if world.rank in owners[p]}
+
+
+def test_gradients_that_another_process_uses_are_dropped(pool: Pool) -> None:
+    """That is what ZeRO-1 saves of them."""
+    found = pool.run(3, left_by_a_backward_pass, tiny_config("cola-fan-muon", "parallel.strategy=zero1"))
+    for kept, own in found:
+        assert kept == own
+    assert found[0][0] != found[1][0]
+
+
+def weights_at_first(world: World, config: RunConfig) -> dict[str, torch.Tensor]:
+    """Of models that were drawn from one seed, with another outcome, as other kernels may have."""
+    model = build_model(config, CPU)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1e-3 * world.rank
+    build_replica(model, config, CPU, world)
+    return weights(model, world)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1"])
+def test_all_begin_with_the_main_process_s_weights(pool: Pool, strategy: str) -> None:
+    first, *others = pool.run(3, weights_at_first, tiny_config("refined-tied", f"parallel.strategy={strategy}"))
+    for other in others:
+        assert all(torch.equal(tensor, first[name]) for name, tensor in other.items())

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,11 +21,14 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from colakit.build import build_model
 from colakit.checkpoint.folders import Checkpoints
+from colakit.config.load import override
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
 from colakit.errors import RunError
+from colakit.parallel.shards import is_sharded
 from colakit.parallel.world import World, group_of
 from colakit.records.run import OptimizerPart
+from colakit.train import trainer as trainer_module
 from colakit.train.shared_saver import SharedSaver
 from colakit.train.sinks import SinkSet
 from colakit.train.step import StepResult, TrainStep
@@ -31,7 +36,7 @@ from colakit.train.summary import shared_costs
 from colakit.train.trainer import Trainer
 from tests.parallel.pool import SIZE, Pool
 from tests.parallel.runs import CPU, go, step_of, tiny_config
-from tests.parallel.test_world import outcome
+from tests.parallel.test_world import fails, outcome
 from tests.train.tiny_runs import make_config, write_corpus
 
 T = TypeVar("T")
@@ -68,6 +73,26 @@ def save_slowly(_: World, folder: Path) -> str:
     saver.save(0, step.model, step.optimizer, SlowToWrite({"state.json": {"step": 0}}), None)
     saver.close()
     return "saved"
+
+
+def finish_slowly(_: World, folder: Path) -> str:
+    """With a model that takes long to be copied to where it stays."""
+    config = override(corpus_of(folder, 0), ["train.max_steps=2", "parallel.strategy=zero1"])
+    copy = trainer_module.copy_model
+
+    def slow_copy(*arguments: Path) -> None:
+        time.sleep(2.0)
+        copy(*arguments)
+
+    with mock.patch.object(trainer_module, "copy_model", slow_copy):
+        world = group_of_all(timeout_s=1.5)
+        trainer = Trainer(config, out=folder / "run", sinks=lambda _: SinkSet([]), world=world)
+        return outcome(lambda: trainer.fit() is not None)
+
+
+def test_the_model_may_take_longer_to_copy_than_any_wait(pool: Pool, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "poems-0.jsonl")
+    assert pool.run(SIZE, finish_slowly, tmp_path) == ["returned True", *["returned False"] * 3]
 
 
 def test_the_main_process_may_take_longer_than_any_wait(pool: Pool, tmp_path: Path) -> None:
@@ -176,12 +201,25 @@ def test_other_data_in_one_process_is_refused_before_there_is_a_folder(pool: Poo
     assert not (tmp_path / "run").exists()
 
 
+def is_divided_behind_an_evaluation(world: World, folder: Path) -> bool:
+    config = override(corpus_of(folder, 0), ["parallel.strategy=fsdp2"])
+    trainer = Trainer(config, out=folder / "run", sinks=lambda _: SinkSet([]), world=world)
+    trainer.held_out.evaluate(0)
+    return all(map(is_sharded, trainer.model.parameters()))
+
+
+def test_an_evaluation_gives_back_what_it_has_gathered(pool: Pool, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "poems-0.jsonl")
+    assert pool.run(2, is_divided_behind_an_evaluation, tmp_path) == [True, True]
+
+
 # Where all fail, or one of them.
 
 
 def disagree(_: World) -> str:
-    """None is missing, and yet they cannot go on."""
+    """None is missing, and yet they cannot go on; meanwhile the launcher asks each to end."""
     world = group_of_all(timeout_s=60.0)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
     try:
         with world.watched(lambda: "No step was made."):
             raise RuntimeError("[gloo/transport/tcp/pair.cc:525] op.preamble.length <= op.nbytes. 8 vs 4")
@@ -197,7 +235,7 @@ def lose_everything(_: World, launcher: str) -> str:
     """The others, and the store by which it could be found out who is left."""
     world = group_of_all(timeout_s=60.0)
     lost = mock.Mock(set=mock.Mock(side_effect=dist.DistNetworkError("Broken pipe")))
-    named = {"TORCHELASTIC_USE_AGENT_STORE": launcher}
+    named = {"TORCHELASTIC_USE_AGENT_STORE": launcher, "LOCAL_RANK": str(world.rank % 2)}
     with mock.patch.object(world, "_store", lost), mock.patch.dict(os.environ, named):
 
         def work() -> None:
@@ -207,10 +245,10 @@ def lose_everything(_: World, launcher: str) -> str:
         return outcome(work)
 
 
-def test_where_the_launcher_is_lost_the_main_process_says_so_and_without_one_whoever_is_left(pool: Pool) -> None:
-    told, *others = pool.run(SIZE, lose_everything, "True")
-    assert told == "RunError: The launcher has ended, and its processes cannot go on without. Step 7."
-    assert others == [SILENT] * 3
+def test_where_the_launcher_is_lost_one_on_each_machine_says_so_and_without_one_whoever_is_left(pool: Pool) -> None:
+    """Two processes on each of two."""
+    told = "RunError: The launcher has ended, and its processes cannot go on without. Step 7."
+    assert pool.run(SIZE, lose_everything, "True") == [told, SILENT, told, SILENT]
     assert pool.run(SIZE, lose_everything, "")[1] == "RunError: process 0 has ended, and no other can go on. Step 7."
 
 
@@ -232,7 +270,7 @@ def lack_memory(world: World, folder: Path) -> str:
 def test_memory_that_all_lack_is_told_once(pool: Pool, tmp_path: Path) -> None:
     write_corpus(tmp_path / "poems-0.jsonl")
     told, other = pool.run(2, lack_memory, tmp_path)
-    assert told.startswith("RunError: Out of memory at step 3, in a micro-batch of ")
+    assert told.startswith("RunError: Out of memory at step 3, in a micro-batch of 6 sequences.")
     assert told.endswith(f"`colakit train --resume {tmp_path}/run --nproc 2` goes on after step 2.")
     assert other == SILENT
 
@@ -262,6 +300,33 @@ def test_what_several_meet_at_once_the_first_of_them_tells(pool: Pool) -> None:
     fine = "returned None"
     assert pool.run(SIZE, tell, (0, 1, 2, 3)) == ["RunError: no compiler", *[SILENT] * 3]
     assert pool.run(SIZE, tell, (1, 3)) == [fine, "RunError: no compiler", fine, SILENT]
+
+
+def tell_without_store(world: World) -> str:
+    lost = mock.Mock(set=mock.Mock(side_effect=dist.DistNetworkError("Broken pipe")))
+    with mock.patch.object(world, "_store", lost):
+        return type(world.told(RunError("no compiler"))).__name__ if world.rank else "elsewhere"
+
+
+def test_who_cannot_ask_who_told_is_silent(pool: Pool) -> None:
+    """The main process has told, and taken the store with it."""
+    assert pool.run(2, tell_without_store) == ["elsewhere", "Told"]
+
+
+def fail_first(_: World) -> tuple[str, float]:
+    """Where the others come late to hear of it; how long it took."""
+    world = group_of_all(timeout_s=60.0)
+    if not world.is_main:
+        time.sleep(0.7)
+    started = time.monotonic()
+    return outcome(lambda: world.main_first(fails("nothing there"))), time.monotonic() - started
+
+
+def test_a_main_process_that_fails_stays_until_the_others_know(pool: Pool) -> None:
+    (told, seconds), *others = pool.run(SIZE, fail_first)
+    assert told == "DataError: nothing there"
+    assert 0.5 < seconds < 1.9
+    assert [silent for silent, _ in others] == [SILENT] * 3
 
 
 def refuse(*_: object) -> None:

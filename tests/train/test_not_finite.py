@@ -135,7 +135,7 @@ def test_a_nan_in_a_batch_of_losses_that_does_not_come_again_is_said_so(
 
     monkeypatch.setattr(TrainStep, "accumulate", spoiled)
     run(tmp_path / "run", make_config(corpus))
-    assert skipped(tmp_path / "run") == {2: "not finite, first in nowhere when the batch was run once more"}
+    assert skipped(tmp_path / "run") == {2: "not finite, but finite when the batch was run once more"}
 
 
 def test_spikes_are_skipped_where_it_is_asked_for(

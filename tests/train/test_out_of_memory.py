@@ -95,19 +95,26 @@ def test_the_advice_has_the_ledger_s_numbers(corpus: Path) -> None:
 
 def test_of_several_processes_each_has_its_share_of_the_batch_and_of_what_is_divided(corpus: Path) -> None:
     """Batches of 12 among 4: a micro-batch of 2, as 12 would have it, does not divide 3."""
-    sets = ("train.batch_size=12", "train.micro_batch_size=3", "optim.optimizer=muon")
-    config = make_config(corpus, *sets)
-    ledger = memory_ledger(config)
+    sets = ("train.batch_size=12", "train.micro_batch_size=3", "train.dtype=float32")
+    config = resolve("cola-fan-muon", sets=sets).config
+    ledger, single = (memory_ledger(override(config, [f"train.micro_batch_size={n}"])) for n in (3, 1))
     state = ledger.muon_state + ledger.adamw_state
-    divided = {"ddp": 0, "zero1": state, "fsdp2": ledger.weights + ledger.gradients + state}
-    for strategy, share in divided.items():
+    fixed = ledger.weights + ledger.gradients + state
+    for strategy, divided in {"ddp": 0, "zero1": state, "fsdp2": fixed}.items():
         shared = override(config, [f"parallel.strategy={strategy}"])
         text = out_of_memory_advice(shared, 0, nproc=4)
-        assert text.startswith("in a micro-batch of 3 sequences.")
-        assert "Try --set train.micro_batch_size=1" in text
-        assert ("share out" in text) == bool(share)
-        assert f"{gib(share):.2f} GiB of which 4 processes share out." in text or not share
-        assert "share out" not in out_of_memory_advice(shared, 0)
+        takes, least = (gib(each.total - 0.75 * divided) for each in (ledger, single))
+        assert text.startswith(f"in a micro-batch of 3 sequences. By the ledger it takes {takes:.2f} GiB, ")
+        assert f", {gib(fixed - 0.75 * divided):.2f} GiB of them for weights, gradients and optimizer" in text
+        assert f"Try --set train.micro_batch_size=1: {least:.2f} GiB" in text
+        assert ("optimizer: the share of one of 4 processes" in text) == bool(divided)
+        assert "share" not in out_of_memory_advice(shared, 0)
+        # Beside what is held, weights among it, there has to be room for the rest of a single sequence.
+        held, needs = 2 * ledger.weights, least + gib(ledger.weights)
+        for budget, is_enough in ((needs + 0.01, True), (needs - 0.01, False)):
+            tight = override(shared, [f"train.memory_gib={budget}"])
+            assert ("too little for a single sequence" not in out_of_memory_advice(tight, held, nproc=4)) == is_enough
+    config = make_config(corpus, "train.batch_size=12")
     by_hand = out_of_memory_advice(override(config, ["train.micro_batch_size=12"]), 0, nproc=4)
     assert by_hand.startswith("in a micro-batch of 3 sequences."), "what is their own"
 
