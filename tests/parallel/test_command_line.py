@@ -216,6 +216,7 @@ def test_a_process_that_is_killed_ends_the_job_by_name_and_it_goes_on(there: Pat
     _, err = launcher.communicate(timeout=60)
     assert launcher.returncode == 128 + signal.SIGKILL
     assert "Process 1 was ended by SIGKILL" in err
+    assert "Stopping after this step" not in err, "nothing is saved or evaluated for the launcher's signal"
     assert "Traceback" not in err
     assert "Process 0" not in err
     resumed, _ = colakit(there, "train", "--resume", "run", size=2)
@@ -236,6 +237,7 @@ def test_a_signal_to_the_launcher_ends_the_run_behind_its_step(there: Path) -> N
     assert newest(there / "run").name == f"step-{summary['steps']:08}"
     assert (there / "run" / "model.safetensors").is_file()
     assert out.count("`colakit train --resume run --nproc 2` goes on.") == 1
+    assert err.count("Stopping after this step: saving, evaluating.") == 1
     (listing,) = list_runs(there / "run")
     assert listing.resume == f"colakit train --resume {there / 'run'} --nproc 2"
 

@@ -302,6 +302,24 @@ def test_what_several_meet_at_once_the_first_of_them_tells(pool: Pool) -> None:
     assert pool.run(SIZE, tell, (1, 3)) == [fine, "RunError: no compiler", fine, SILENT]
 
 
+def fail_alone(_: World) -> str:
+    """With an error that the others find out about by losing this one."""
+    world = group_of_all(timeout_s=60.0)
+
+    def work() -> None:
+        with world.watched(lambda: "Step 7."):
+            if world.rank == 1:
+                raise RunError("there is no room")
+            time.sleep(0.3)
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+
+    return outcome(work)
+
+
+def test_of_an_error_that_is_told_the_others_say_nothing(pool: Pool) -> None:
+    assert pool.run(SIZE, fail_alone) == [SILENT, "RunError: there is no room", SILENT, SILENT]
+
+
 def tell_without_store(world: World) -> str:
     lost = mock.Mock(set=mock.Mock(side_effect=dist.DistNetworkError("Broken pipe")))
     with mock.patch.object(world, "_store", lost):
