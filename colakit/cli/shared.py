@@ -116,7 +116,8 @@ def shared_resumption(path: Path, sets: Sequence[str], place: Place) -> "Resumpt
         assert alone is not None
         return alone
     world = world_of(RunConfig(), place)
-    own = world.main_first(plan)
+    with world.watched(lambda: "No step was made."):
+        own = world.main_first(plan)
     # Without the lock, which is the main process's alone.
     sent = own and replace(own, folder=RunFolder(own.folder.root, own.folder.there))
     told = world.agree(sent)

@@ -51,12 +51,13 @@ class _Seat(NamedTuple):
         process = psutil.Process()
         return cls(socket.gethostname(), process.pid, process.create_time())
 
-    def is_seen_running(self) -> bool:
-        """Whether it runs on this machine. Of another one's nothing is seen."""
+    def is_running(self) -> bool | None:
+        """None of a process on another machine."""
+        if self.machine != socket.gethostname():
+            return None
         try:
             process = psutil.Process(self.number)
-            is_it = process.create_time() == self.started and self.machine == socket.gethostname()
-            return is_it and process.status() != psutil.STATUS_ZOMBIE
+            return process.create_time() == self.started and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
@@ -192,13 +193,17 @@ class Group(World):
         return self.together(lambda: result)
 
     def _written(self, key: str) -> str:
-        """What the main process writes there, however long it takes; where it dies, the launcher ends this one."""
+        """What the main process writes there, however long it takes. Raises DistError where that has ended."""
         try:
             while not self._store.check([key]):
+                if self._seats[0].is_running() is False:
+                    break
                 time.sleep(_LOOK_S)
-            return self._store.get(key).decode()
+            else:
+                return self._store.get(key).decode()
         except dist.DistError:  # the main process kept the store itself, and has ended
             raise Told from None
+        raise dist.DistNetworkError("process 0 has ended")
 
     def _look_for(self, condition: Callable[[], bool]) -> bool:
         """Whether it comes to be within the time of a roll call."""
@@ -267,7 +272,7 @@ class Group(World):
                 f"{_names(missing)} did not answer within {self._timeout_s:g} s (parallel.timeout_s); "
                 f"{_names(waiting)} waited. {where}"
             )
-        ended = [rank for rank in missing if not self._seats[rank].is_seen_running()]
+        ended = [rank for rank in missing if not self._seats[rank].is_running()]
         who = f"{_names(ended)} ended" if ended else "the connection to the others was lost"
         return f"{who}, and no other can go on. {where}"
 

@@ -302,6 +302,25 @@ def test_what_several_meet_at_once_the_first_of_them_tells(pool: Pool) -> None:
     assert pool.run(SIZE, tell, (1, 3)) == [fine, "RunError: no compiler", fine, SILENT]
 
 
+def wait_for_the_dead(_: World) -> str:
+    """What a main process does alone, which has ended in the midst of it."""
+    world = group_of_all(timeout_s=60.0)
+    if world.is_main:
+        return "dead"
+    world._seats[0] = world._seats[0]._replace(started=0.0)  # a process of this number that began another time
+
+    def work() -> None:
+        with world.watched(lambda: "Step 7."):
+            world.main_first(lambda: None)
+
+    return outcome(work)
+
+
+def test_who_waits_for_the_main_process_sees_that_it_has_ended(pool: Pool) -> None:
+    told = "RunError: process 0 ended, and no other can go on. Step 7."
+    assert pool.run(SIZE, wait_for_the_dead) == ["dead", told, SILENT, SILENT]
+
+
 def fail_alone(_: World) -> str:
     """With an error that the others find out about by losing this one."""
     world = group_of_all(timeout_s=60.0)
