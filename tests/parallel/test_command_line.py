@@ -1,7 +1,6 @@
 """``colakit train`` in several processes: what a run leaves, what ends one of them ends it, and how it goes on."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -196,7 +195,7 @@ def kill_and_resume(there: Path, expected: Path, strategy: str, moments: random.
     assert not list((run / "checkpoints").glob(".*"))
 
 
-@pytest.mark.parametrize("killed", [0, 2])
+@pytest.mark.parametrize("killed", [2, slow(0)])
 def test_of_several_only_who_has_ended_is_said_to_have_and_once(there: Path, killed: int) -> None:
     """Gloo tells only those that are next to it: the others find out when these end."""
     with Job(4, *training("ddp", "run", "train.max_steps=5000", "train.micro_batch_size=3"), cwd=there) as job:
@@ -224,7 +223,11 @@ def test_a_process_that_is_killed_ends_the_job_by_name_and_it_goes_on(there: Pat
     same_end(there / "run", undisturbed.of("fsdp2"))
 
 
-def test_a_signal_to_the_launcher_ends_the_run_behind_its_step(there: Path) -> None:
+def test_a_signal_to_the_launcher_ends_the_run_behind_its_step(
+    there: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setenv("TMPDIR", str(temporary))
     launcher = launch(there, *training("zero1", "run", "train.max_steps=5000", "train.checkpoint_every=none"))
     metrics = there / "run" / "metrics.jsonl"
     until(lambda: metrics.is_file() and metrics.read_text().count("\n") > 2, "some steps")
@@ -238,6 +241,7 @@ def test_a_signal_to_the_launcher_ends_the_run_behind_its_step(there: Path) -> N
     assert (there / "run" / "model.safetensors").is_file()
     assert out.count("`colakit train --resume run --nproc 2` goes on.") == 1
     assert err.count("Stopping after this step: saving, evaluating.") == 1
+    assert list(temporary.glob("*nproc*")) == list(temporary.glob("torchelastic*")) == []
     (listing,) = list_runs(there / "run")
     assert listing.resume == f"colakit train --resume {there / 'run'} --nproc 2"
 
@@ -268,11 +272,9 @@ def test_a_launcher_that_is_killed_takes_the_others_with_it(there: Path) -> None
     assert "Traceback" not in err
 
 
-def test_a_mistake_is_said_once_and_leaves_no_folder(
-    there: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+def test_a_mistake_is_said_once_and_leaves_no_folder(there: Path) -> None:
     """That the processes find, not the launcher."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
     (there / "poems.jsonl").unlink()
     launcher = launch(there, *training("ddp", "run"))
     out, err = launcher.communicate(timeout=60)
@@ -280,7 +282,7 @@ def test_a_mistake_is_said_once_and_leaves_no_folder(
     assert err.count("poems.jsonl") == 1
     assert "Traceback" not in err
     assert out == ""
-    assert list(there.iterdir()) == list(Path(os.environ["TMPDIR"]).iterdir()) == []
+    assert list(there.iterdir()) == []
 
 
 @pytest.mark.parametrize(

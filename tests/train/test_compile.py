@@ -188,7 +188,7 @@ def check_failure(when: str) -> None:
     assert results == three_steps(config, EAGER)[1]
 
 
-@pytest.mark.parametrize("when", ["forward", "backward"])
+@pytest.mark.parametrize("when", [pytest.param("forward", marks=pytest.mark.slow), "backward"])
 def test_where_it_fails_training_goes_on_without_and_says_so(when: str) -> None:
     in_a_process(check_failure, when)
 
