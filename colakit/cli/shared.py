@@ -56,7 +56,7 @@ def launch_job(context: typer.Context, nproc: int, config: RunConfig | None) -> 
         check_divides(config, nproc)
         check_gpus(nproc, config.train.device)
     if nproc > (cpus := usable_cpus()):
-        log.warning("%d processes share %d CPUs, and wait for each other: fewer are faster.", nproc, cpus)
+        log.warning("%d processes share %d CPUs, and wait for each other.", nproc, cpus)
     raise Launched(launch(nproc, context.find_root().obj, threads=max(1, cpus // nproc)))
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from colakit.build import pick_machine
+from colakit.config.load import resolve
 from colakit.config.schema import TrainConfig
-from colakit.errors import RunError
+from colakit.errors import ConfigError, RunError
 from colakit.parallel.environment import SOLE, Place, place
 
 Run = Callable[..., Any]  # Any: conftest's Outcome, which cannot be imported from here
@@ -77,6 +79,30 @@ def test_what_torch_was_built_without_is_named(
         outcome = colakit(command, "--smoke", "--nproc", "2", "--set", "parallel.strategy=fsdp2")
         assert outcome.code == 2
         assert f"parallel.strategy = 'fsdp2': this torch was built without {name}" in outcome.err
+
+
+def a_gpu(monkeypatch: pytest.MonkeyPatch, *, nccl: bool = True) -> None:
+    """One, as torch tells of it."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: nccl)
+
+
+@pytest.mark.parametrize("command", ["train", "bench"])
+def test_more_processes_than_gpus_are_refused(colakit: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    a_gpu(monkeypatch)
+    outcome = colakit(command, "--smoke", "--nproc", "2")
+    assert outcome.code == 2
+    assert "--nproc = 2: there is 1 GPU on this machine, and each has one process." in " ".join(outcome.err.split())
+    with pytest.raises(ConfigError, match="there is 1 GPU on this machine"):  # under torchrun
+        pick_machine(resolve("cola").config, Place(1, 1, 2, 2))
+
+
+def test_gpus_without_nccl_are_refused(colakit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_gpu(monkeypatch, nccl=False)
+    outcome = colakit("train", "--smoke", "--nproc", "2")
+    assert outcome.code == 2
+    assert "this torch was built without NCCL" in outcome.err
 
 
 def test_one_process_loads_nothing_that_several_need() -> None:

@@ -23,9 +23,11 @@ from colakit.optim.pieces import ByOwner
 from colakit.optim.sharded_muon import ShardedMuon
 from colakit.parallel.world import World
 from colakit.parallel.wrap import OwnerReplica
+from colakit.records.run import OptimizerPart
+from colakit.train.summary import shared_costs
 from tests.model.tiny import MUON_PRESETS
 from tests.parallel.pool import Pool
-from tests.parallel.runs import CPU, loader_of, step_of, tiny_config, weights
+from tests.parallel.runs import CPU, go, loader_of, step_of, tiny_config, weights
 
 COSTS = st.integers(0, 10**13)
 
@@ -282,3 +284,23 @@ def test_all_begin_with_the_main_process_s_weights(pool: Pool, strategy: str) ->
     first, *others = pool.run(3, weights_at_first, tiny_config("refined-tied", f"parallel.strategy={strategy}"))
     for other in others:
         assert all(torch.equal(tensor, first[name]) for name, tensor in other.items())
+
+
+def costs(world: World, strategy: str) -> tuple[tuple[OptimizerPart, ...], tuple[OptimizerPart, ...]]:
+    """Of this process, and of all."""
+    config = tiny_config("cola-fan-muon", f"parallel.strategy={strategy}")
+    step = step_of(config, world)
+    go(step, config, range(1))
+    return step.optimizer.costs(), shared_costs(step.optimizer)
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "fsdp2"])
+def test_a_run_s_optimizer_costs_what_all_shares_do(pool: Pool, strategy: str) -> None:
+    (_, alone), *_ = pool.run(1, costs, "ddp")
+    found = pool.run(3, costs, strategy)
+    for _, shared in found:
+        assert [(p.name, p.parameters) for p in shared] == [(p.name, p.parameters) for p in alone]
+        for part, own in zip(shared, zip(*(own for own, _ in found), strict=True), strict=True):
+            assert part.ms == max(p.ms for p in own)
+        for part, expected in zip(shared, alone, strict=True):
+            assert part.flops == expected.flops

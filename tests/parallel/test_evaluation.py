@@ -4,6 +4,8 @@ Counts exactly. A sum of losses is one of float32 losses, each rounded by the sh
 times that is allowed.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,13 @@ from colakit.build import build_model, build_replica
 from colakit.config.schema import RunConfig
 from colakit.evaluate.scores import LMScorer, Tally, score_windows
 from colakit.evaluate.windows import Window, Windows
+from colakit.parallel.shards import is_sharded
 from colakit.parallel.world import World
+from colakit.train.sinks import SinkSet
+from colakit.train.trainer import Trainer
 from tests.parallel.pool import Pool
 from tests.parallel.runs import CPU, EOT, STRATEGIES, go, slow, step_of, tiny_config, weights
+from tests.train.tiny_runs import make_config, write_corpus
 
 N_DOCUMENTS = 5
 
@@ -93,3 +99,15 @@ def test_an_evaluation_leaves_training_as_it_is(pool: Pool, strategy: str) -> No
     for changed in pool.run(2, trains_between, config):
         assert changed
         assert not any(changed)
+
+
+def is_divided_behind_an_evaluation(world: World, folder: Path) -> bool:
+    config = make_config(folder / "poems.jsonl", "train.batch_size=12", "train.device=cpu", "parallel.strategy=fsdp2")
+    trainer = Trainer(config, out=folder / "run", sinks=lambda _: SinkSet([]), world=world)
+    trainer.held_out.evaluate(0)
+    return all(map(is_sharded, trainer.model.parameters()))
+
+
+def test_an_evaluation_gives_back_what_it_has_gathered(pool: Pool, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "poems.jsonl")
+    assert pool.run(2, is_divided_behind_an_evaluation, tmp_path) == [True, True]

@@ -2,9 +2,6 @@
 
 import errno
 import json
-import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,7 +13,6 @@ from unittest import mock
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from colakit.build import build_model
@@ -24,31 +20,18 @@ from colakit.checkpoint.folders import Checkpoints
 from colakit.config.load import override
 from colakit.config.schema import RunConfig
 from colakit.data.loader import Batch
-from colakit.errors import RunError
-from colakit.parallel import world as world_module
-from colakit.parallel.shards import is_sharded
-from colakit.parallel.world import World, group_of
-from colakit.records.run import OptimizerPart
+from colakit.parallel.world import World
 from colakit.train import trainer as trainer_module
 from colakit.train.shared_saver import SharedSaver
 from colakit.train.sinks import SinkSet
 from colakit.train.step import StepResult, TrainStep
-from colakit.train.summary import shared_costs
 from colakit.train.trainer import Trainer
-from tests.parallel.pool import SIZE, Pool
+from tests.parallel.pool import SIZE, Pool, group_of_all
 from tests.parallel.runs import CPU, go, step_of, tiny_config
-from tests.parallel.test_world import fails, outcome
+from tests.parallel.test_world import SILENT, outcome
 from tests.train.tiny_runs import make_config, write_corpus
 
 T = TypeVar("T")
-
-SILENT = "ended with 2"
-
-
-def group_of_all(timeout_s: float) -> World:
-    """Another one of the pool's processes, which may be left broken; its roll calls do not last as long."""
-    world_module._ROLL_CALL_S = 0.8
-    return group_of(range(SIZE), timeout_s=timeout_s)
 
 
 # What the main process does alone takes longer than any wait may.
@@ -204,55 +187,7 @@ def test_other_data_in_one_process_is_refused_before_there_is_a_folder(pool: Poo
     assert not (tmp_path / "run").exists()
 
 
-def is_divided_behind_an_evaluation(world: World, folder: Path) -> bool:
-    config = override(corpus_of(folder, 0), ["parallel.strategy=fsdp2"])
-    trainer = Trainer(config, out=folder / "run", sinks=lambda _: SinkSet([]), world=world)
-    trainer.held_out.evaluate(0)
-    return all(map(is_sharded, trainer.model.parameters()))
-
-
-def test_an_evaluation_gives_back_what_it_has_gathered(pool: Pool, tmp_path: Path) -> None:
-    write_corpus(tmp_path / "poems-0.jsonl")
-    assert pool.run(2, is_divided_behind_an_evaluation, tmp_path) == [True, True]
-
-
-# Where all fail, or one of them.
-
-
-def disagree(_: World) -> str:
-    """None is missing, and yet they cannot go on; meanwhile the launcher asks each to end."""
-    world = group_of_all(timeout_s=60.0)
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    try:
-        with world.watched(lambda: "No step was made."):
-            raise RuntimeError("[gloo/transport/tcp/pair.cc:525] op.preamble.length <= op.nbytes. 8 vs 4")
-    except RuntimeError as error:
-        return str(error)
-
-
-def test_what_is_wrong_in_the_code_is_not_laid_to_a_process(pool: Pool) -> None:
-    assert all("8 vs 4" in told for told in pool.run(SIZE, disagree))
-
-
-def lose_everything(_: World, launcher: str) -> str:
-    """The others, and the store by which it could be found out who is left."""
-    world = group_of_all(timeout_s=60.0)
-    lost = mock.Mock(set=mock.Mock(side_effect=dist.DistNetworkError("Broken pipe")))
-    named = {"TORCHELASTIC_USE_AGENT_STORE": launcher, "LOCAL_RANK": str(world.rank % 2)}
-    with mock.patch.object(world, "_store", lost), mock.patch.dict(os.environ, named):
-
-        def work() -> None:
-            with world.watched(lambda: "Step 7."):
-                raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
-
-        return outcome(work)
-
-
-def test_where_the_launcher_is_lost_one_on_each_machine_says_so_and_without_one_whoever_is_left(pool: Pool) -> None:
-    """Two processes on each of two."""
-    told = "RunError: The launcher has ended, and its processes cannot go on without. Step 7."
-    assert pool.run(SIZE, lose_everything, "True") == [told, SILENT, told, SILENT]
-    assert pool.run(SIZE, lose_everything, "")[1] == "RunError: process 0 has ended, and no other can go on. Step 7."
+# What all lack.
 
 
 def lack_memory(world: World, folder: Path) -> str:
@@ -278,98 +213,6 @@ def test_memory_that_all_lack_is_told_once(pool: Pool, tmp_path: Path) -> None:
     assert other == SILENT
 
 
-def lose_the_store(world: World) -> str:
-    lost = mock.Mock(check=mock.Mock(side_effect=dist.DistNetworkError("Connection was reset")))
-    with mock.patch.object(world, "_store", lost) if world.rank == 1 else nullcontext():
-        return outcome(lambda: world.main_first(lambda: "begun")) if world.rank == 1 else "elsewhere"
-
-
-def test_who_waits_for_a_main_process_that_has_taken_the_store_with_it_ends(pool: Pool) -> None:
-    assert pool.run(2, lose_the_store) == ["elsewhere", SILENT]
-    pool.close()  # they have not made as many turns
-
-
-def tell(world: World, failing: tuple[int, ...]) -> str:
-    world = group_of_all(timeout_s=60.0)
-
-    def work() -> None:
-        if world.rank in failing:
-            raise world.told(RunError("no compiler"))
-
-    return outcome(work)
-
-
-def test_what_several_meet_at_once_the_first_of_them_tells(pool: Pool) -> None:
-    fine = "returned None"
-    assert pool.run(SIZE, tell, (0, 1, 2, 3)) == ["RunError: no compiler", *[SILENT] * 3]
-    assert pool.run(SIZE, tell, (1, 3)) == [fine, "RunError: no compiler", fine, SILENT]
-
-
-def wait_for_the_dead(_: World) -> str:
-    """What a main process does alone, which has ended in the midst of it."""
-    world = group_of_all(timeout_s=60.0)
-    if world.is_main:
-        return "dead"
-    world._seats[0] = world._seats[0]._replace(started=0.0)  # a process of this number that began another time
-
-    def work() -> None:
-        with world.watched(lambda: "Step 7."):
-            world.main_first(lambda: None)
-
-    return outcome(work)
-
-
-def test_who_waits_for_the_main_process_sees_that_it_has_ended(pool: Pool) -> None:
-    told = "RunError: process 0 ended, and no other can go on. Step 7."
-    assert pool.run(SIZE, wait_for_the_dead) == ["dead", told, SILENT, SILENT]
-
-
-def fail_alone(_: World) -> str:
-    """With an error that the others find out about by losing this one."""
-    world = group_of_all(timeout_s=60.0)
-
-    def work() -> None:
-        with world.watched(lambda: "Step 7."):
-            if world.rank == 1:
-                raise RunError("there is no room")
-            time.sleep(0.3)
-            raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
-
-    return outcome(work)
-
-
-def test_of_an_error_that_is_told_the_others_say_nothing(pool: Pool) -> None:
-    assert pool.run(SIZE, fail_alone) == [SILENT, "RunError: there is no room", SILENT, SILENT]
-
-
-def tell_without_store(world: World) -> str:
-    lost = mock.Mock(set=mock.Mock(side_effect=dist.DistNetworkError("Broken pipe")))
-    with mock.patch.object(world, "_store", lost):
-        return type(world.told(RunError("no compiler"))).__name__ if world.rank else "elsewhere"
-
-
-def test_who_cannot_ask_who_told_is_silent(pool: Pool) -> None:
-    """The main process has told, and taken the store with it."""
-    assert pool.run(2, tell_without_store) == ["elsewhere", "Told"]
-
-
-def fail_first(_: World) -> tuple[str, float]:
-    """Where the others come late to hear of it; how long it took."""
-    world = group_of_all(timeout_s=60.0)
-    world_module._ROLL_CALL_S = 5.0
-    if not world.is_main:
-        time.sleep(0.8)
-    started = time.monotonic()
-    return outcome(lambda: world.main_first(fails("nothing there"))), time.monotonic() - started
-
-
-def test_a_main_process_that_fails_stays_until_the_others_know(pool: Pool) -> None:
-    (told, seconds), *others = pool.run(SIZE, fail_first)
-    assert told == "DataError: nothing there"
-    assert 0.3 < seconds < 4.5
-    assert [silent for silent, _ in others] == [SILENT] * 3
-
-
 def refuse(*_: object) -> None:
     raise RuntimeError("no such compiler\nand more")
 
@@ -390,26 +233,3 @@ def test_a_compiler_that_fails_is_told_once_with_its_reason(pool: Pool) -> None:
         "RunError: torch.compile fails: no such compiler. See `colakit doctor`, or add --set train.compile=false."
     )
     assert other == SILENT
-
-
-# What a run has cost is what all shares of it have.
-
-
-def costs(world: World, strategy: str) -> tuple[tuple[OptimizerPart, ...], tuple[OptimizerPart, ...]]:
-    """Of this process, and of all."""
-    config = tiny_config("cola-fan-muon", f"parallel.strategy={strategy}")
-    step = step_of(config, world)
-    go(step, config, range(1))
-    return step.optimizer.costs(), shared_costs(step.optimizer)
-
-
-@pytest.mark.parametrize("strategy", ["zero1", "fsdp2"])
-def test_a_run_s_optimizer_costs_what_all_shares_do(pool: Pool, strategy: str) -> None:
-    (_, alone), *_ = pool.run(1, costs, "ddp")
-    found = pool.run(3, costs, strategy)
-    for _, shared in found:
-        assert [(p.name, p.parameters) for p in shared] == [(p.name, p.parameters) for p in alone]
-        for part, own in zip(shared, zip(*(own for own, _ in found), strict=True), strict=True):
-            assert part.ms == max(p.ms for p in own)
-        for part, expected in zip(shared, alone, strict=True):
-            assert part.flops == expected.flops

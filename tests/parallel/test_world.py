@@ -11,6 +11,9 @@ from colakit.errors import ColakitError, DataError, RunError
 from colakit.parallel.world import ALONE, Told, World
 from tests.parallel.pool import Pool
 
+SILENT = "ended with 2"
+"""The outcome of a process whose error another one tells."""
+
 
 def exchange(world: World) -> dict[str, object]:
     rank = world.rank
